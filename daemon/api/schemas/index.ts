@@ -1,0 +1,8 @@
+/** Every schema of the REST API: the single source for validation, the OpenAPI document and the SDK's types. */
+export * from './cluster.js';
+export * from './common.js';
+export * from './drive.js';
+export * from './event.js';
+export * from './health.js';
+export * from './stats.js';
+export * from './volume.js';

@@ -1,0 +1,72 @@
+import { Type, type Static } from 'typebox';
+import { bytes, count } from './common.js';
+
+export const Operations = Type.Object(
+  {
+    operations: count('Operations that have ended'),
+    bytes: bytes('Bytes moved'),
+    errors: count('Operations that failed'),
+    latencyBuckets: Type.Array(Type.Integer(), {
+      description: 'Entry i counts operations that took less than 2^i microseconds and not less than 2^(i-1)',
+    }),
+    latencySumUs: Type.Number({ description: 'Microseconds of all operations together' }),
+  },
+  { description: 'Counters since the agent started' },
+);
+export type Operations = Static<typeof Operations>;
+
+export const VolumeStats = Type.Object({
+  id: Type.String(),
+  name: Type.String(),
+  state: Type.String({ description: 'opening, reconciling, serving, suspended, fenced or releasing' }),
+  inFlight: count('Operations under way'),
+  connections: count('NBD connections'),
+  degradedReplicas: count('Copies that are not in sync'),
+  resyncBytesDone: bytes('Copied'),
+  resyncBytesTotal: bytes('To copy, done included'),
+  read: Operations,
+  write: Operations,
+  flush: Operations,
+  trim: Operations,
+});
+export type VolumeStats = Static<typeof VolumeStats>;
+
+export const DriveStats = Type.Object({
+  id: Type.String(),
+  path: Type.String(),
+  state: Type.Enum(['open', 'opening', 'failed'], { type: 'string' }),
+  reason: Type.String(),
+  capacityBytes: bytes('Size of the data area'),
+  usedBytes: bytes('Allocated'),
+  hotRegions: count('Regions in the activity log'),
+  inFlight: count('Operations under way'),
+  checksumMismatches: count('Bad blocks found since start'),
+  metadataBytes: bytes("Size of the drive's LMDB environment"),
+  read: Operations,
+  write: Operations,
+});
+export type DriveStats = Static<typeof DriveStats>;
+
+export const ShardUsage = Type.Object({
+  index: count('Shard of this node'),
+  slabBytes: bytes('Buffers'),
+  slabUsedBytes: Type.Object({
+    frontend: bytes('For NBD'),
+    peer: bytes('For other nodes'),
+    internal: bytes('For resync and metadata'),
+  }),
+  eventLoopDelayMsP99: Type.Number(),
+});
+export type ShardUsage = Static<typeof ShardUsage>;
+
+export const Stats = Type.Object(
+  {
+    node: Type.String({ description: 'Name of the node that answers; the numbers are its own' }),
+    timeMs: Type.Number({ description: 'Monotonic milliseconds of the sample, to compute rates from two answers' }),
+    volumes: Type.Array(VolumeStats),
+    drives: Type.Array(DriveStats),
+    shards: Type.Array(ShardUsage),
+  },
+  { $id: 'Stats' },
+);
+export type Stats = Static<typeof Stats>;

@@ -1,0 +1,42 @@
+import { errorKinds, type BraidError, type ErrorCode } from '../base/errors.js';
+import type { ServedVolume } from '../ports/shard.js';
+import type { VolumeStatusRecord } from '../protocol/records.js';
+
+export interface StatusFacts {
+  readonly served: ServedVolume | null;
+  readonly isTaken: boolean;
+  readonly uri: string;
+  readonly device: string;
+  readonly error: string;
+}
+
+/** The record that tells everyone how far an attached volume is. A volume that could not be taken yet is `waiting` (epoch 0). */
+export function encodeStatus({ served, isTaken, uri, device, error }: StatusFacts): VolumeStatusRecord {
+  const segmentsDegraded = served?.segments.filter(({ replicas }) => replicas.some(({ state }) => state !== 'in-sync'));
+  return {
+    epoch: served?.epoch ?? 0,
+    state: served?.state ?? (isTaken ? 'opening' : 'waiting'),
+    nbdUri: served === null ? '' : uri,
+    device,
+    segmentsDegraded: segmentsDegraded?.length ?? 0,
+    resyncBytesDone: served?.resyncBytesDone ?? 0,
+    resyncBytesTotal: served?.resyncBytesTotal ?? 0,
+    error: error === '' ? (served?.reason ?? '') : error,
+  };
+}
+
+/** An error in a status: its message, and its code for `failureCode`. */
+export function describeFailure(error: BraidError): string {
+  return `${error.message} (${error.code})`;
+}
+
+/** The code of an error that `describeFailure` wrote; null when it is no such text. */
+export function failureCode(text: string): ErrorCode | null {
+  const code = /\(([A-Z_]+)\)$/.exec(text)?.[1];
+  return code !== undefined && code in errorKinds ? (code as ErrorCode) : null;
+}
+
+/** States in which clients can use the volume (while reconciling, regions that need it wait; while suspended, writes wait). */
+export function isServing(state: string): boolean {
+  return state === 'serving' || state === 'reconciling' || state === 'suspended';
+}

@@ -1,0 +1,65 @@
+/** What a volume's coordinator needs of its shard. */
+import type { NodeId } from '../base/ids.js';
+import type { Clock } from '../ports/clock.js';
+import type { ClusterStore } from '../ports/cluster-store.js';
+import type { Log } from '../ports/log.js';
+import { NO_BUFFER, POOL_INTERNAL, type BufferId, type Slab } from '../ports/slab.js';
+import type { PeerPool } from './peers.js';
+
+export type Severity = 'info' | 'warning' | 'error';
+
+export interface CoordinatorContext {
+  readonly store: ClusterStore;
+  readonly peers: PeerPool;
+  readonly slab: Slab;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly nodeId: NodeId;
+  readonly shardIndex: number;
+  readonly incarnation: string;
+  /** Invariant 11: false from `limits.leaseMarginMs` before the node's lease could have ended. */
+  readonly leaseValid: () => boolean;
+  /** Tells the operator. `subject` as in the store's Event record. */
+  readonly report: (severity: Severity, subject: string, message: string) => void;
+  readonly buffers: InternalBuffers;
+}
+
+/** Buffers for copies: waits in line when the internal pool is used up. */
+export class InternalBuffers {
+  readonly #slab: Slab;
+  readonly #waiting: { lengthBytes: number; resolve: (buffer: BufferId) => void }[] = [];
+
+  constructor(slab: Slab) {
+    this.#slab = slab;
+  }
+
+  alloc(lengthBytes: number): Promise<BufferId> {
+    const buffer = this.#waiting.length === 0 ? this.#slab.alloc(lengthBytes, POOL_INTERNAL) : NO_BUFFER;
+    if (buffer !== NO_BUFFER) return Promise.resolve(buffer);
+    return new Promise((resolve) => {
+      this.#waiting.push({ lengthBytes, resolve });
+    });
+  }
+
+  onAvailable(): void {
+    while (this.#waiting.length > 0) {
+      const first = this.#waiting[0];
+      if (first === undefined) return;
+      const buffer = this.#slab.alloc(first.lengthBytes, POOL_INTERNAL);
+      if (buffer === NO_BUFFER) return;
+      this.#waiting.shift();
+      first.resolve(buffer);
+    }
+  }
+}
+
+/** Runs asynchronous steps one after the other. */
+export class Serial {
+  #tail: Promise<unknown> = Promise.resolve();
+
+  run<T>(step: () => Promise<T>): Promise<T> {
+    const result = this.#tail.then(step);
+    this.#tail = result.catch(() => undefined);
+    return result;
+  }
+}

@@ -1,0 +1,101 @@
+/**
+ * Flushes in flight: which sessions still owe each FLUSH an answer.
+ *
+ * Invariants
+ * - A FLUSH ends when every session that has an in-sync replica and had unflushed writes when the FLUSH came has answered, or has no
+ *   in-sync replica any more.
+ * - `writesFlushed` of a session never exceeds the writes that were acknowledged on it before the FLUSH was sent.
+ */
+import { NO_BUFFER } from '../ports/slab.js';
+import { Frame, OPCODE } from '../protocol/frame.js';
+import type { OperationTable } from './operations.js';
+import type { Segment, Session } from './segment.js';
+
+const NOT_AWAITED = -1;
+/** Awaited, and to be sent when the session has all its copies again. */
+const UNSENT = 0;
+
+export class FlushTable {
+  readonly #table: OperationTable;
+  readonly #sessions: readonly Session[];
+  readonly #segments: readonly Segment[];
+  readonly #epoch: number;
+  readonly #frame = new Frame();
+  /** Per row and session: writes acknowledged on the session when the FLUSH was sent, or NOT_AWAITED. */
+  readonly #covered: Float64Array;
+
+  constructor(table: OperationTable, sessions: readonly Session[], segments: readonly Segment[], epoch: number) {
+    this.#table = table;
+    this.#sessions = sessions;
+    this.#segments = segments;
+    this.#epoch = epoch;
+    this.#covered = new Float64Array(table.capacity * sessions.length).fill(NOT_AWAITED);
+  }
+
+  #cell(row: number, session: Session): number {
+    return row * this.#sessions.length + session.index;
+  }
+
+  /** Sends FLUSH wherever there is something to flush. */
+  start(row: number): void {
+    for (const session of this.#sessions) {
+      if (session.writesAcked === session.writesFlushed || !this.#hasInSync(session)) continue;
+      this.#covered[this.#cell(row, session)] = UNSENT;
+      this.send(row, session);
+    }
+  }
+
+  /** Not while the session lacks an in-sync copy: its answer would not speak for that one. */
+  send(row: number, session: Session): void {
+    if (!this.#isComplete(session)) {
+      this.#covered[this.#cell(row, session)] = UNSENT; // an earlier one may have been lost with its connection
+      return;
+    }
+    this.#covered[this.#cell(row, session)] = session.writesAcked;
+    const frame = this.#frame.request(OPCODE.FLUSH, this.#table.tag(row, 0), session.handle, 0);
+    frame.epoch = this.#epoch;
+    session.peer.send(frame, NO_BUFFER, 0, NO_BUFFER);
+  }
+
+  awaits(row: number, session: Session): boolean {
+    return (this.#covered[this.#cell(row, session)] ?? NOT_AWAITED) !== NOT_AWAITED;
+  }
+
+  answered(row: number, session: Session): void {
+    const cell = this.#cell(row, session);
+    session.writesFlushed = Math.max(session.writesFlushed, this.#covered[cell] ?? 0);
+    this.#covered[cell] = NOT_AWAITED;
+  }
+
+  /** Stops waiting for sessions without an in-sync replica. */
+  dropStale(row: number): void {
+    for (const session of this.#sessions)
+      if (!this.#hasInSync(session)) this.#covered[this.#cell(row, session)] = NOT_AWAITED;
+    for (const session of this.#sessions)
+      if (this.#covered[this.#cell(row, session)] === UNSENT) this.send(row, session);
+  }
+
+  done(row: number): boolean {
+    for (const session of this.#sessions) if (this.awaits(row, session)) return false;
+    return true;
+  }
+
+  clear(row: number): void {
+    const first = row * this.#sessions.length;
+    this.#covered.fill(NOT_AWAITED, first, first + this.#sessions.length);
+  }
+
+  #isComplete(session: Session): boolean {
+    const isShut = ({ replicas }: Segment): boolean =>
+      replicas.some((replica) => replica.session === session && replica.state === 'in-sync' && !replica.opened);
+    return session.open && !this.#segments.some(isShut);
+  }
+
+  #hasInSync(session: Session): boolean {
+    for (const segment of this.#segments) {
+      for (const replica of segment.replicas)
+        if (replica.session === session && replica.state === 'in-sync') return true;
+    }
+    return false;
+  }
+}

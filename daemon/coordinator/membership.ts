@@ -1,0 +1,506 @@
+/**
+ * The in-sync sets of an owned volume: opens sessions with the peers that hold its replicas, notices which replicas are lost, and changes
+ * the sets by compare-and-swap in the cluster store.
+ *
+ * Invariants
+ * - 5: the in-memory state of a segment follows the committed record, never the other way round. Until a drop is committed
+ *   the replica's answers stay pending in `VolumeIo`, so nothing that it missed is acknowledged.
+ * - 12: a replica is dropped only while another in-sync one is connected that surely has everything; the last such copy is waited for.
+ * - A change is committed only together with our ownership: every transaction compares the Owner record's revision.
+ * - Changes are made one at a time (`#serial`).
+ */
+import { BraidError, asError } from '../base/errors.js';
+import { limits } from '../base/limits.js';
+import { sleep } from '../ports/clock.js';
+import type { StoreCompare, StoreOperation } from '../ports/cluster-store.js';
+import { OPCODE, STATUS, statusName, type Frame } from '../protocol/frame.js';
+import { braid } from '../protocol/generated/messages.js';
+import { readRecord } from '../ports/stored-records.js';
+import { records, type SegmentRecord } from '../protocol/records.js';
+import { storeKeys } from '../protocol/store.js';
+import type { VolumeId } from '../base/ids.js';
+import type { BufferId } from '../ports/slab.js';
+import { Serial, type CoordinatorContext } from './context.js';
+import type { DownCause, Peer } from './peers.js';
+import type { Replica, ReplicaState, Segment, Session } from './segment.js';
+
+const SEGMENTS_PER_OPEN = 200;
+/** Store transactions hold at most 64 compares; one is the owner's. */
+const SEGMENTS_PER_TXN = 60;
+const STORE_RETRY_MS = 100;
+
+export interface MembershipEvents {
+  segmentChanged(segment: Segment): void;
+  sessionReady(session: Session): void;
+  sessionDown(session: Session): void;
+  onReply(session: Session, frame: Frame, buffer: BufferId): void;
+  onPressure(): void;
+  fenced(reason: string): void;
+  /** Another replica is open: opening waits for this. */
+  progressed(): void;
+}
+
+export interface MembershipOptions {
+  readonly context: CoordinatorContext;
+  readonly volumeId: VolumeId;
+  readonly volumeName: string;
+  readonly epoch: number;
+  readonly ownerRevision: number;
+  readonly segmentBytes: number;
+  readonly segments: readonly Segment[];
+  readonly sessions: readonly Session[];
+  readonly events: MembershipEvents;
+}
+
+interface Change {
+  readonly segment: Segment;
+  readonly replica: Replica;
+  readonly toInSync: boolean;
+}
+
+interface SessionLife {
+  /** Since when it is not open; null while it is. */
+  downSinceMs: number | null;
+  /** Nobody answers there: no use in waiting for the grace to end. */
+  dead: boolean;
+  /** Guards against an opening that was overtaken by a newer one. */
+  attempt: number;
+  opening: boolean;
+}
+
+export class Membership {
+  readonly #options: MembershipOptions;
+  readonly #serial = new Serial();
+  readonly #lives = new Map<Session, SessionLife>();
+  #closed = false;
+  /** Until the volume serves, lost replicas are judged once, together (`dropUnreachable`). */
+  #serving = false;
+
+  constructor(options: MembershipOptions) {
+    this.#options = options;
+    const now = options.context.clock.nowMs();
+    for (const session of options.sessions)
+      this.#lives.set(session, { downSinceMs: now, dead: false, attempt: 0, opening: false });
+  }
+
+  connect(): void {
+    for (const session of this.#options.sessions) session.peer.subscribe(this);
+  }
+
+  startServing(): void {
+    this.#serving = true;
+  }
+
+  // ---- sessions
+
+  onPeerReady(peer: Peer): void {
+    const session = this.#sessionOf(peer);
+    if (session !== undefined && !this.#closed) void this.#openSession(session);
+  }
+
+  onPeerDown(peer: Peer, cause: DownCause): void {
+    const session = this.#sessionOf(peer);
+    if (session === undefined || this.#closed) return;
+    const life = this.#life(session);
+    life.attempt++;
+    life.opening = false;
+    if (cause !== 'lost') life.dead = true;
+    if (session.open || life.downSinceMs === null) {
+      life.downSinceMs = this.#options.context.clock.nowMs();
+      this.#closeLocally(session);
+    }
+    if (this.#serving) void this.dropOverdue();
+  }
+
+  #closeLocally(session: Session): void {
+    const { events } = this.#options;
+    session.open = false;
+    session.handle = 0;
+    const changed: Segment[] = [];
+    this.#forReplicas(session, (segment, replica) => {
+      replica.opened = false;
+      if (replica.state === 'syncing' && !replica.joining) {
+        replica.state = 'stale';
+        changed.push(segment);
+      }
+      segment.refresh();
+    });
+    events.sessionDown(session);
+    for (const segment of changed) events.segmentChanged(segment);
+  }
+
+  /** Opens (or extends) the session with everything the peer holds of the volume. */
+  async #openSession(session: Session): Promise<void> {
+    const { context, events, volumeName } = this.#options;
+    const life = this.#life(session);
+    const attempt = ++life.attempt;
+    life.opening = true;
+    try {
+      const all = this.#options.segments.filter((segment) =>
+        segment.replicas.some((replica) => replica.session === session),
+      );
+      const opened = new Map<number, braid.IOpenedSegment>();
+      let handle = 0;
+      for (let from = 0; from < all.length; from += SEGMENTS_PER_OPEN) {
+        const reply = await this.#open(session, all.slice(from, from + SEGMENTS_PER_OPEN));
+        if (life.attempt !== attempt || this.#closed) return;
+        events.progressed();
+        handle = reply.session;
+        for (const segment of reply.segments) opened.set(segment.index ?? 0, segment);
+      }
+      this.#sessionOpened(session, handle, opened);
+    } catch (error) {
+      if (life.attempt !== attempt || this.#closed) return;
+      if (error instanceof BraidError && error.code === 'FENCED') events.fenced(error.message);
+      else
+        context.log.warn(
+          { volume: volumeName, peer: session.peer.name, error: asError(error).message },
+          'cannot open a session',
+        );
+    } finally {
+      if (life.attempt === attempt) life.opening = false;
+    }
+  }
+
+  async #open(session: Session, segments: readonly Segment[]): Promise<braid.OpenReply> {
+    const { volumeId, epoch, segmentBytes } = this.#options;
+    const request = {
+      volumeId,
+      epoch,
+      segments: segments.map((segment) => ({
+        index: segment.index,
+        driveId: segment.replicas.find((replica) => replica.session === session)?.driveId ?? '',
+        generation: segment.generation,
+        sizeBytes: segmentBytes,
+        layout: records.segment.encode(recordOf(segment)),
+      })),
+    };
+    const reply = await session.peer.call(OPCODE.OPEN, 0, 0, braid.OpenRequest.encode(request).finish());
+    if (reply.status === STATUS.FENCED)
+      throw new BraidError('FENCED', `${session.peer.name} knows a higher epoch of the volume`);
+    if (reply.status !== STATUS.OK)
+      throw new BraidError('UNAVAILABLE', `${session.peer.name} answered ${statusName(reply.status)} to OPEN`);
+    return braid.OpenReply.decode(reply.payload);
+  }
+
+  #sessionOpened(session: Session, handle: number, opened: ReadonlyMap<number, braid.IOpenedSegment>): void {
+    const { events } = this.#options;
+    const restarted = session.incarnation !== '' && session.incarnation !== session.peer.incarnation;
+    const lost: Change[] = [];
+    session.handle = handle;
+    session.incarnation = session.peer.incarnation;
+    session.peer.sinks.set(handle, {
+      epoch: this.#options.epoch,
+      onReply: (frame, buffer) => {
+        events.onReply(session, frame, buffer);
+      },
+      onPressure: () => {
+        events.onPressure();
+      },
+    });
+    const touched = new Set<Segment>();
+    this.#forReplicas(session, (segment, replica) => {
+      const state = opened.get(segment.index);
+      replica.opened = state?.status === STATUS.OK;
+      replica.hotRegions = state?.hotRegions ?? [];
+      if (!this.#serving) replica.uncertain = state?.uncertain === true;
+      touched.add(segment);
+      // A new incarnation may have lost writes that were acknowledged and not flushed, unless no other copy can tell.
+      if (restarted && replica.state === 'in-sync' && state?.uncertain === true) replica.suspect = true;
+      if (replica.suspect) replica.opened = false;
+      if (replica.state === 'in-sync' && !replica.opened) lost.push({ segment, replica, toInSync: false });
+    });
+    session.open = true;
+    const life = this.#life(session);
+    life.downSinceMs = null;
+    life.dead = false;
+    for (const segment of touched) segment.refresh();
+    events.sessionReady(session);
+    events.progressed();
+    if (lost.length > 0 && this.#serving)
+      void this.#drop(lost, restarted ? 'its agent was restarted' : 'its drive cannot be opened');
+  }
+
+  /** Opens replicas that their session lacks: dropped ones whose drive or agent may be well again. */
+  async reopen(session: Session, segments: readonly Segment[]): Promise<void> {
+    const life = this.#life(session);
+    const attempt = life.attempt;
+    const reply = await this.#open(session, segments.slice(0, SEGMENTS_PER_OPEN));
+    if (life.attempt !== attempt || !session.open)
+      throw new BraidError('UNAVAILABLE', `${session.peer.name} went away`);
+    for (const state of reply.segments) {
+      const segment = this.#options.segments[state.index ?? 0];
+      const replica = segment?.replicas.find((candidate) => candidate.session === session);
+      if (segment === undefined || replica === undefined) continue;
+      replica.opened = state.status === STATUS.OK;
+      replica.hotRegions = state.hotRegions ?? [];
+      segment.refresh();
+    }
+  }
+
+  // ---- losing replicas
+
+  /** A replica answered with an error: it leaves the set, and its session is drained and opened anew (invariant 6). */
+  replicaFailed(replica: Replica, reason: string): void {
+    if (!replica.opened || this.#closed) return;
+    replica.opened = false;
+    const segment = this.#options.segments.find((candidate) => candidate.replicas.includes(replica));
+    if (segment === undefined) return;
+    segment.refresh();
+    void this.#removeFailed(segment, replica, reason);
+  }
+
+  async #removeFailed(segment: Segment, replica: Replica, reason: string): Promise<void> {
+    const { events, context, volumeName } = this.#options;
+    await Promise.resolve(); // the caller is inside a reply: its operation must be whole again first
+    context.log.warn({ volume: volumeName, segment: segment.index, drive: replica.driveId, reason }, 'replica failed');
+    if (replica.state === 'syncing' && !replica.joining) {
+      replica.state = 'stale';
+      segment.refresh();
+      events.segmentChanged(segment);
+    } else await this.#drop([{ segment, replica, toInSync: false }], reason);
+    await this.#resetSession(replica.session);
+  }
+
+  async #resetSession(session: Session): Promise<void> {
+    if (!session.open || this.#closed) return;
+    const life = this.#life(session);
+    const { handle } = session;
+    life.downSinceMs = this.#options.context.clock.nowMs();
+    const closed = session.peer.call(OPCODE.CLOSE, handle, 0);
+    session.peer.sinks.delete(handle);
+    this.#closeLocally(session);
+    try {
+      await closed;
+    } catch {
+      return; // the peer went down: it comes back through onPeerReady
+    }
+    if (!session.open && session.peer.ready) await this.#openSession(session);
+  }
+
+  /** Drops in-sync replicas whose peer has been gone for longer than the grace, or surely. */
+  async dropOverdue(): Promise<void> {
+    const now = this.#options.context.clock.nowMs();
+    const changes: Change[] = [];
+    for (const segment of this.#options.segments) {
+      for (const replica of segment.replicas) {
+        const life = this.#life(replica.session);
+        const overdue = life.downSinceMs !== null && (life.dead || now - life.downSinceMs >= limits.reconnectGraceMs);
+        // Open, but without this replica: its agent was restarted or its drive failed when no other copy was there to replace it.
+        const shut = replica.session.open && !replica.opened;
+        if (replica.state === 'in-sync' && (overdue || shut)) changes.push({ segment, replica, toInSync: false });
+      }
+    }
+    if (changes.length > 0) await this.#drop(changes, 'it does not answer');
+  }
+
+  /** Every tick: sessions that could not be opened, or lack an in-sync copy that could not be dropped, are tried again. */
+  async reviveSessions(): Promise<void> {
+    for (const segment of this.#options.segments) {
+      const inSync = segment.replicas.filter(({ state }) => state === 'in-sync');
+      if (inSync.length > 0 && inSync.every(({ suspect }) => suspect))
+        this.#options.events.fenced('every in-sync copy of a segment lost power: the volume has to be opened anew');
+    }
+    for (const session of this.#options.sessions) {
+      if (this.#closed || !session.peer.ready) continue;
+      if (!session.open) {
+        if (!this.#life(session).opening) await this.#openSession(session);
+        continue;
+      }
+      const isShut = this.#options.segments.some(({ replicas }) =>
+        replicas.some((one) => one.session === session && one.state === 'in-sync' && !one.opened && !one.suspect),
+      );
+      if (isShut) await this.#resetSession(session);
+    }
+  }
+
+  /** On opening: whatever could not be opened leaves the sets, as far as another copy is there. */
+  async dropUnreachable(): Promise<void> {
+    const changes: Change[] = [];
+    for (const segment of this.#options.segments) {
+      for (const replica of segment.replicas) {
+        if (replica.state === 'in-sync' && !replica.ready) changes.push({ segment, replica, toInSync: false });
+      }
+    }
+    if (changes.length > 0) await this.#drop(changes, 'it could not be reached when the volume was opened');
+  }
+
+  #drop(changes: readonly Change[], reason: string): Promise<void> {
+    return this.#serial.run(async () => {
+      const { context, volumeName } = this.#options;
+      await this.#hearSurvivors(changes);
+      const valid = changes.filter(({ segment, replica }) => this.#mayDrop(segment, replica));
+      if (valid.length === 0) return;
+      await this.#commit(valid);
+      const drives = [...new Set(valid.map(({ replica }) => replica.driveId))].join(', ');
+      const message = `${valid.length} segment(s) lost the copy on drive ${drives}: ${reason}; it catches up by itself when it is back`;
+      context.report('warning', `volume/${volumeName}`, message);
+    });
+  }
+
+  /**
+   * Waits until every peer that would hold the copies that are left has answered, or is known to be gone: a node that lost power
+   * a moment ago looks connected until the heartbeat ends, and must not be what the others are dropped for.
+   */
+  async #hearSurvivors(changes: readonly Change[]): Promise<void> {
+    const survivors = new Set<Peer>();
+    for (const { segment } of changes) {
+      for (const replica of segment.replicas) {
+        if (replica.state === 'in-sync' && replica.ready) survivors.add(replica.session.peer);
+      }
+    }
+    await Promise.allSettled([...survivors].map((peer) => peer.call(OPCODE.PING, 0, 0)));
+  }
+
+  #mayDrop(segment: Segment, replica: Replica): boolean {
+    if (replica.state !== 'in-sync' || replica.ready || this.#closed) return false;
+    return segment.hasCertain(replica.bit);
+  }
+
+  /** Makes a syncing replica in-sync; the caller has made it equal and durable. Resolves to false when it was lost meanwhile. */
+  join(segment: Segment, replica: Replica): Promise<boolean> {
+    return this.#serial.run(async () => {
+      if (replica.state !== 'syncing' || !replica.ready || this.#closed) return false;
+      replica.joining = true; // until the outcome is known; for ever if this owner ends before
+      await this.#commit([{ segment, replica, toInSync: true }]);
+      return (replica.state as ReplicaState) === 'in-sync';
+    });
+  }
+
+  // ---- compare-and-swap
+
+  async #commit(changes: readonly Change[]): Promise<void> {
+    const bySegment = new Map<Segment, Change[]>();
+    for (const change of changes) bySegment.set(change.segment, [...(bySegment.get(change.segment) ?? []), change]);
+    const groups = [...bySegment.entries()];
+    for (let from = 0; from < groups.length; from += SEGMENTS_PER_TXN) {
+      await this.#commitGroup(groups.slice(from, from + SEGMENTS_PER_TXN));
+    }
+  }
+
+  async #commitGroup(groups: readonly [Segment, Change[]][]): Promise<void> {
+    const { context, volumeId, ownerRevision, events } = this.#options;
+    const compares: StoreCompare[] = [{ key: storeKeys.owner(volumeId), revision: ownerRevision }];
+    const operations: StoreOperation[] = [];
+    for (const [segment, changes] of groups) {
+      const key = storeKeys.segment(volumeId, segment.index);
+      compares.push({ key, revision: segment.revision });
+      operations.push({ type: 'put', key, value: records.segment.encode(changedRecord(segment, changes)) });
+    }
+    for (;;) {
+      if (this.#closed) return;
+      const revision = await this.#tryCommit(compares, operations, groups);
+      if (revision === null) {
+        await sleep(context.clock, STORE_RETRY_MS);
+        continue;
+      }
+      for (const [segment, changes] of groups) this.#apply(segment, changes, revision);
+      for (const [segment] of groups) events.segmentChanged(segment);
+      return;
+    }
+  }
+
+  /** The revision under which the change is committed, or null when that is unknown or did not happen and is to be tried again. */
+  async #tryCommit(
+    compares: readonly StoreCompare[],
+    operations: readonly StoreOperation[],
+    groups: readonly [Segment, Change[]][],
+  ): Promise<number | null> {
+    const { context, volumeId, ownerRevision, epoch, events } = this.#options;
+    try {
+      const result = await context.store.txn(compares, operations);
+      if (result.committed) return result.revision;
+      const owner = await context.store.get(storeKeys.owner(volumeId));
+      const [segment] = groups[0] ?? [];
+      if (segment === undefined) return null;
+      const current = await readRecord(context.store, storeKeys.segment(volumeId, segment.index), records.segment);
+      // Refused because an earlier try took effect whose answer was lost?
+      const ours = owner?.revision === ownerRevision && current?.value.generation === segment.generation + 1;
+      if (ours) return current.revision;
+      this.#closed = true;
+      events.fenced(
+        owner?.revision === ownerRevision
+          ? 'a segment record was changed by someone else'
+          : `epoch ${epoch} is over: the volume has a new owner`,
+      );
+      return null;
+    } catch (error) {
+      context.log.warn({ error: asError(error).message }, 'the cluster store does not answer; trying again');
+      return null;
+    }
+  }
+
+  #apply(segment: Segment, changes: readonly Change[], revision: number): void {
+    for (const { replica, toInSync } of changes) {
+      replica.state = toInSync ? 'in-sync' : 'stale';
+      replica.uncertain = false;
+      replica.joining = false;
+      replica.suspect = false;
+      replica.syncedGeneration = toInSync ? 0 : segment.generation;
+    }
+    segment.generation++;
+    segment.revision = revision;
+    segment.refresh();
+  }
+
+  // ---- end
+
+  /** Ends the sessions; `clean` lets the replicas know. */
+  async close(clean: boolean): Promise<void> {
+    this.#closed = true;
+    if (clean) {
+      const open = this.#options.sessions.filter((session) => session.open);
+      await Promise.allSettled(open.map((session) => session.peer.call(OPCODE.CLOSE, session.handle, 0)));
+    }
+    for (const session of this.#options.sessions) {
+      session.peer.sinks.delete(session.handle);
+      session.open = false;
+      session.peer.unsubscribe(this);
+    }
+  }
+
+  #life(session: Session): SessionLife {
+    const life = this.#lives.get(session);
+    if (life === undefined) throw new BraidError('INTERNAL', 'a session of another volume');
+    return life;
+  }
+
+  #sessionOf(peer: Peer): Session | undefined {
+    return this.#options.sessions.find((session) => session.peer === peer);
+  }
+
+  #forReplicas(session: Session, visit: (segment: Segment, replica: Replica) => void): void {
+    for (const segment of this.#options.segments) {
+      for (const replica of segment.replicas) if (replica.session === session) visit(segment, replica);
+    }
+  }
+}
+
+function recordOf(segment: Segment): SegmentRecord {
+  return {
+    index: segment.index,
+    generation: segment.generation,
+    replicas: segment.replicas.map((replica) => ({
+      driveId: replica.driveId,
+      inSync: replica.state === 'in-sync',
+      syncedGeneration: replica.syncedGeneration,
+    })),
+  };
+}
+
+function changedRecord(segment: Segment, changes: readonly Change[]): SegmentRecord {
+  const record = recordOf(segment);
+  return {
+    ...record,
+    generation: segment.generation + 1,
+    replicas: record.replicas.map((replica) => {
+      const change = changes.find((candidate) => candidate.replica.driveId === replica.driveId);
+      if (change === undefined) return replica;
+      return {
+        driveId: replica.driveId,
+        inSync: change.toInSync,
+        syncedGeneration: change.toInSync ? 0 : segment.generation,
+      };
+    }),
+  };
+}

@@ -1,0 +1,135 @@
+/**
+ * A segment's in-sync set as its owner sees it: the record in the cluster store plus what is connected.
+ *
+ * Invariants
+ * - `inSyncMask`, `targetMask` and `readableMask` are what `refresh` computes from the replicas; call it after every change.
+ * - readable is a subset of in-sync, in-sync of targets: reads come from in-sync copies only, writes go to in-sync and syncing ones.
+ * - `generation` and the in-sync set change only after the cluster store has committed the change (invariant 5).
+ */
+import { assert } from '../base/assert.js';
+import type { DriveId } from '../base/ids.js';
+import { limits } from '../base/limits.js';
+import type { Peer } from './peers.js';
+
+export type ReplicaState = 'in-sync' | 'syncing' | 'stale';
+
+/** One volume's session with one peer. */
+export interface Session {
+  readonly peer: Peer;
+  /** Position among the volume's sessions. */
+  readonly index: number;
+  /** Handle given by the peer; 0 while there is none. */
+  handle: number;
+  /** Data may be sent: the session is open under our epoch. */
+  open: boolean;
+  /** Incarnation of the peer under which its replicas became in sync; empty before the first open. */
+  incarnation: string;
+  /** Writes acknowledged on it, and how many of them its last flush covered; starts with one, for what earlier owners left unflushed. */
+  writesAcked: number;
+  writesFlushed: number;
+}
+
+export class Replica {
+  readonly driveId: DriveId;
+  readonly session: Session;
+  /** Bit position in the masks, 0..targetsPerSegmentMax-1. */
+  readonly slot: number;
+  state: ReplicaState;
+  /** While not in sync: the generation up to which it was (0: never). */
+  syncedGeneration: number;
+  /** The segment is open on the session. */
+  opened = false;
+  /** Regions in its own activity log when it was opened last. */
+  hotRegions: readonly number[] = [];
+  /** It may lack acknowledged writes that were not flushed when its node lost power; cleared when its regions are reconciled. */
+  uncertain = false;
+  /** The commit that makes it in-sync is under way: it may count already, so what it misses is not acknowledged. */
+  joining = false;
+  /** Its node lost power while it was in sync: it is not used before it was dropped and made equal. */
+  suspect = false;
+  readsInFlight = 0;
+
+  constructor(driveId: DriveId, session: Session, slot: number, inSync: boolean, syncedGeneration: number) {
+    assert(slot < limits.targetsPerSegmentMax, 'a segment has a bounded number of targets');
+    this.driveId = driveId;
+    this.session = session;
+    this.slot = slot;
+    this.state = inSync ? 'in-sync' : 'stale';
+    this.syncedGeneration = syncedGeneration;
+  }
+
+  get bit(): number {
+    return 1 << this.slot;
+  }
+
+  get ready(): boolean {
+    return this.opened && this.session.open;
+  }
+}
+
+export class Segment {
+  readonly index: number;
+  generation: number;
+  /** Revision of the record in the cluster store. */
+  revision: number;
+  readonly replicas: readonly Replica[];
+  inSyncMask = 0;
+  targetMask = 0;
+  readableMask = 0;
+  inSyncCount = 0;
+  /** Every replica is in sync: trims need no tombstones. */
+  whole = false;
+
+  constructor(index: number, generation: number, revision: number, replicas: readonly Replica[]) {
+    this.index = index;
+    this.generation = generation;
+    this.revision = revision;
+    this.replicas = replicas;
+    this.refresh();
+  }
+
+  refresh(): void {
+    let inSync = 0;
+    let targets = 0;
+    let readable = 0;
+    let count = 0;
+    for (const replica of this.replicas) {
+      if (replica.state === 'in-sync') {
+        inSync |= replica.bit;
+        count++;
+        if (replica.ready) readable |= replica.bit;
+      } else if (replica.state === 'syncing') targets |= replica.bit;
+    }
+    this.inSyncMask = inSync;
+    this.targetMask = targets | inSync;
+    this.readableMask = readable;
+    this.inSyncCount = count;
+    this.whole = count === this.replicas.length;
+  }
+
+  /** Whether a connected in-sync replica other than those in `excludedMask` is known to have everything. */
+  hasCertain(excludedMask: number): boolean {
+    return this.replicas.some(
+      (replica) => (this.readableMask & ~excludedMask & replica.bit) !== 0 && !replica.uncertain,
+    );
+  }
+
+  replicaAt(slot: number): Replica {
+    const replica = this.replicas[slot];
+    assert(replica !== undefined, 'a replica slot of a tag exists');
+    return replica;
+  }
+
+  /** The in-sync, connected replica to read from: the local one, else the least loaded; null if there is none outside `excludedMask`. */
+  readSource(excludedMask: number, isLocal: (replica: Replica) => boolean): Replica | null {
+    let best: Replica | null = null;
+    const candidates = this.readableMask & ~excludedMask;
+    if (candidates === 0) return null;
+    for (const replica of this.replicas) {
+      if ((candidates & replica.bit) === 0) continue;
+      if (isLocal(replica)) return replica;
+      if (best === null || replica.readsInFlight < best.readsInFlight) best = replica;
+    }
+    return best;
+  }
+}

@@ -1,0 +1,560 @@
+/**
+ * A volume that this shard owns: takes ownership, opens its replicas, serves, heals, cools, and gives ownership back.
+ *
+ * Invariants (numbers of ARCHITECTURE.md)
+ * - 2: the epoch is raised by compare-and-swap before any replica is opened under it.
+ * - 7: regions are cooled only when no write is in flight in them and every in-sync replica is connected.
+ * - 10: regions that any in-sync replica's activity log names are reconciled before they are served, unless there is but one copy.
+ * - 11: a takeover happens only when the previous owner has released the volume or its node's lease has ended.
+ */
+import { asError, BraidError } from '../base/errors.js';
+import type { DriveId, NodeId, VolumeId } from '../base/ids.js';
+import { limits } from '../base/limits.js';
+import { EXTENT_BYTES } from '../base/units.js';
+import { sleep, type Timer } from '../ports/clock.js';
+import type { ServedVolume, VerifyReport, VolumeState } from '../ports/shard.js';
+import { OPCODE, STATUS } from '../protocol/frame.js';
+import { braid } from '../protocol/generated/messages.js';
+import { listRecords, readRecord } from '../ports/stored-records.js';
+import { records, type OwnerRecord, type SegmentRecord, type VolumeRecord } from '../protocol/records.js';
+import { storeKeys } from '../protocol/store.js';
+import type { CoordinatorContext } from './context.js';
+import { Copier } from './copier.js';
+import { VolumeIo } from './io.js';
+import { VolumeLayout } from './layout.js';
+import { Membership } from './membership.js';
+import { RegionTracker } from './regions.js';
+import { Replica, Segment, type Session } from './segment.js';
+import { verifyReplicas } from './verify.js';
+
+const TICK_MS = 1_000;
+const COOL_IDLE_TICKS = limits.coolAfterIdleMs / TICK_MS;
+const COOL_BATCHES_PER_TICK = 16;
+/** Batches of the longest hot regions that are cooled at once when a replica's activity log fills up. */
+const PRESSURE_BATCHES = 8;
+/** How long opening waits without progress before it goes on without the copies that do not answer, and before it gives up without any. */
+const OPEN_GRACE_MS = 2 * limits.reconnectGraceMs;
+const OPEN_GIVE_UP_MS = 10_000;
+/** How long a release waits for client I/O that cannot end (suspended writes). */
+const RELEASE_WAIT_MS = 5_000;
+const STORE_ATTEMPTS = 5;
+const STORE_RETRY_MS = 200;
+
+interface Ownership {
+  readonly volume: VolumeRecord;
+  readonly epoch: number;
+  readonly revision: number;
+}
+
+export class Volume {
+  readonly id: VolumeId;
+  readonly name: string;
+  readonly epoch: number;
+  readonly io: VolumeIo;
+  readonly #context: CoordinatorContext;
+  readonly #ownership: Ownership;
+  readonly #layout: VolumeLayout;
+  readonly #segments: readonly Segment[];
+  readonly #sessions: readonly Session[];
+  readonly #regions: RegionTracker;
+  readonly #membership: Membership;
+  readonly #copier: Copier;
+  #state: VolumeState = 'opening';
+  #reason = '';
+  #timer: Timer | null = null;
+  /** When opening last got further: a large volume takes its time. */
+  #progressMs = 0;
+  #wakeOpening: () => void = () => undefined;
+  #resyncing = false;
+  #cooling = false;
+
+  private constructor(
+    context: CoordinatorContext,
+    id: VolumeId,
+    ownership: Ownership,
+    segments: readonly Segment[],
+    sessions: readonly Session[],
+  ) {
+    const { volume, epoch, revision } = ownership;
+    this.id = id;
+    this.name = volume.name;
+    this.epoch = epoch;
+    this.#context = context;
+    this.#ownership = ownership;
+    this.#segments = segments;
+    this.#sessions = sessions;
+    this.#layout = new VolumeLayout(volume.sizeBytes, volume.segmentBytes, volume.stripeWidth);
+    this.#regions = new RegionTracker(segments.length, this.#layout.regionsPerSegment);
+    const isLocal = (replica: Replica): boolean => replica.session.peer.nodeId === context.nodeId;
+    const shared = { context, epoch, segments, sessions, regions: this.#regions, isLocal };
+    this.io = new VolumeIo({
+      ...shared,
+      name: volume.name,
+      layout: this.#layout,
+      minInSync: volume.minInSync,
+      failWhenDegraded: volume.failWhenDegraded,
+      slab: context.slab,
+      leaseValid: context.leaseValid,
+      hooks: this.#ioHooks(),
+    });
+    this.#membership = new Membership({
+      ...shared,
+      volumeId: id,
+      volumeName: volume.name,
+      ownerRevision: revision,
+      segmentBytes: volume.segmentBytes,
+      events: this.#membershipEvents(),
+    });
+    this.#copier = new Copier(
+      { ...shared, extentsPerSegment: this.#layout.extentsPerSegment },
+      this.io,
+      this.#membership,
+    );
+  }
+
+  #ioHooks(): ConstructorParameters<typeof VolumeIo>[0]['hooks'] {
+    return {
+      replicaFailed: (replica, reason) => {
+        this.#membership.replicaFailed(replica, reason);
+      },
+      repair: (segment, offsetBytes, badMask) => {
+        this.#copier.repair(segment, offsetBytes, badMask);
+      },
+      restore: (row, segment, offsetBytes, lengthBytes, refusedMask) => {
+        void this.#copier.restore(segment, offsetBytes, lengthBytes, refusedMask).then(() => {
+          this.io.restored(row);
+        });
+      },
+      regionWanted: (region) => {
+        this.#copier.wantRegion(region);
+      },
+      fenced: (reason) => {
+        this.#fence(reason);
+      },
+      allocation: (offsetBytes, lengthBytes) => this.#allocation(offsetBytes, lengthBytes),
+    };
+  }
+
+  #membershipEvents(): ConstructorParameters<typeof Membership>[0]['events'] {
+    return {
+      segmentChanged: (segment) => {
+        this.io.segmentChanged(segment);
+      },
+      sessionReady: (session) => {
+        this.io.sessionReady(session);
+      },
+      sessionDown: (session) => {
+        this.io.sessionDown(session);
+      },
+      onReply: (session, frame, buffer) => {
+        this.io.onReply(session, frame, buffer);
+      },
+      onPressure: () => {
+        void this.#cool(0, PRESSURE_BATCHES);
+      },
+      fenced: (reason) => {
+        this.#fence(reason);
+      },
+      progressed: () => {
+        this.#progressMs = this.#context.clock.nowMs();
+        this.#wakeOpening();
+      },
+    };
+  }
+
+  // ---- taking ownership
+
+  /**
+   * Becomes owner under the next epoch and opens the volume. Rejects with NOT_FOUND, CONFLICT (another live owner), ABORTED (someone
+   * else was faster), UNAVAILABLE (a segment has no in-sync copy that answers).
+   */
+  static async take(context: CoordinatorContext, id: VolumeId): Promise<Volume> {
+    const ownership = await claim(context, id);
+    const { segments, sessions } = await loadSegments(context, id);
+    const volume = new Volume(context, id, ownership, segments, sessions);
+    try {
+      await volume.#open();
+    } catch (error) {
+      await volume.release();
+      throw error;
+    }
+    return volume;
+  }
+
+  async #open(): Promise<void> {
+    const { clock } = this.#context;
+    this.#progressMs = clock.nowMs();
+    this.#membership.connect();
+    while (!this.#opened(clock.nowMs() - this.#progressMs)) {
+      if (this.#isFenced()) throw new BraidError('FENCED', `volume ${this.name}: ${this.#reason}`);
+      if (clock.nowMs() - this.#progressMs >= OPEN_GIVE_UP_MS) throw this.#noCopy();
+      await Promise.race([sleep(clock, 100), new Promise<void>((resolve) => (this.#wakeOpening = resolve))]);
+    }
+    await this.#membership.dropUnreachable();
+    if (this.#isFenced()) throw new BraidError('FENCED', `volume ${this.name}: ${this.#reason}`);
+    this.#membership.startServing();
+    this.#adoptLogs();
+    this.#setServing();
+    this.#schedule();
+  }
+
+  /** All in-sync copies are there, or the grace is over and every segment has one that surely has everything. */
+  #opened(idleMs: number): boolean {
+    if (this.#segments.every((segment) => segment.readableMask === segment.inSyncMask)) return true;
+    return idleMs >= OPEN_GRACE_MS && this.#segments.every((segment) => segment.hasCertain(0));
+  }
+
+  #noCopy(): BraidError {
+    const missing = this.#segments.filter((segment) => !segment.hasCertain(0));
+    const absent = missing.flatMap(({ replicas }) =>
+      replicas.filter(({ state, ready }) => state === 'in-sync' && !ready),
+    );
+    const drives = new Set(absent.map(({ driveId }) => driveId));
+    const why = 'no in-sync copy answers that surely has every acknowledged write';
+    const message = `volume ${this.name}: ${why} (${missing.length} segment(s)); start the agents that hold drive ${[...drives].join(', ')}`;
+    return new BraidError('UNAVAILABLE', message);
+  }
+
+  /** Invariant 10: unites the activity logs of the in-sync replicas; with more than one copy their regions must be made equal first. */
+  #adoptLogs(): void {
+    for (const segment of this.#segments) {
+      for (const replica of segment.replicas) {
+        if (replica.state !== 'in-sync') continue;
+        for (const index of replica.hotRegions) {
+          const region = segment.index * this.#regions.regionsPerSegment + index;
+          if (segment.inSyncCount > 1 || !segment.whole) this.#regions.markDirty(region);
+          else this.#regions.markHot(region);
+        }
+      }
+      if (!this.#regions.hasDirty(segment.index)) for (const replica of segment.replicas) replica.uncertain = false;
+    }
+  }
+
+  #setServing(): void {
+    this.#state = 'serving';
+    if (this.#regions.dirtyCount > 0) this.#copier.startReconciling();
+  }
+
+  #fence(reason: string): void {
+    if (this.#state === 'fenced') return;
+    this.#state = 'fenced';
+    this.#reason = reason;
+    this.#context.log.warn({ volume: this.name, epoch: this.epoch, reason }, 'volume is fenced');
+    this.#copier.stop();
+    this.#wakeOpening();
+    // The caller may be in the middle of an operation: end all of them once it has returned.
+    void Promise.resolve().then(() => {
+      this.io.fence();
+    });
+  }
+
+  // ---- periodic work
+
+  #schedule(): void {
+    this.#timer = this.#context.clock.after(TICK_MS, () => {
+      if (this.#state === 'fenced' || this.#state === 'releasing') return;
+      if (!this.#context.leaseValid()) this.#fence('the node lease may have run out');
+      this.#regions.tick++;
+      void this.#membership.dropOverdue().then(() => this.#membership.reviveSessions());
+      void this.#resyncNext();
+      void this.#cool(COOL_IDLE_TICKS, COOL_BATCHES_PER_TICK);
+      this.#schedule();
+    });
+  }
+
+  async #resyncNext(): Promise<void> {
+    if (this.#resyncing) return;
+    this.#resyncing = true;
+    try {
+      for (const segment of this.#segments) {
+        for (const replica of segment.replicas) {
+          const isReady = replica.session.open && !this.#regions.hasDirty(segment.index);
+          if (this.#state === 'serving' && replica.state === 'stale' && isReady) await this.#resync(segment, replica);
+        }
+      }
+    } finally {
+      this.#resyncing = false;
+    }
+  }
+
+  async #resync(segment: Segment, replica: Replica): Promise<void> {
+    const { log, report } = this.#context;
+    const bytesBefore = this.#copier.bytesDone;
+    try {
+      await this.#membership.reopen(replica.session, [segment]);
+      if (!replica.ready) return;
+      await this.#copier.resync(segment, replica);
+      const bytes = this.#copier.bytesDone - bytesBefore;
+      report(
+        'info',
+        `volume/${this.name}`,
+        `segment ${segment.index}: the copy on drive ${replica.driveId} is in sync again (${bytes} bytes copied)`,
+      );
+    } catch (error) {
+      log.warn(
+        { volume: this.name, segment: segment.index, drive: replica.driveId, error: asError(error).message },
+        'resync interrupted',
+      );
+    }
+  }
+
+  /** Invariant 7: orders idle regions cooled at every in-sync replica; what fails stays hot. */
+  async #cool(idleTicks: number, batches: number): Promise<void> {
+    if (this.#cooling) return;
+    this.#cooling = true;
+    for (let batch = 0; batch < batches; batch++) {
+      const regions = this.#regions.takeIdle(idleTicks, limits.coolRegionsPerBatch, (region) => {
+        const segment = this.#segments[this.#regions.segmentOf(region)];
+        return segment !== undefined && segment.readableMask === segment.inSyncMask;
+      });
+      if (regions.length === 0) break;
+      if (!(await this.#coolBatch(regions))) {
+        for (const region of regions) this.#regions.markHot(region);
+        break;
+      }
+    }
+    this.#cooling = false;
+  }
+
+  async #coolBatch(regions: readonly number[]): Promise<boolean> {
+    const answers = this.#sessions.map(async (session) => {
+      const sets = new Map<number, number[]>();
+      for (const region of regions) {
+        const segment = this.#regions.segmentOf(region);
+        const holds = this.#segments[segment]?.replicas.some(
+          (replica) => replica.session === session && replica.state === 'in-sync',
+        );
+        if (holds === true) sets.set(segment, [...(sets.get(segment) ?? []), this.#regions.indexInSegment(region)]);
+      }
+      if (sets.size === 0) return STATUS.OK;
+      const list = { sets: [...sets].map(([segment, indices]) => ({ segment, regions: indices })) };
+      const reply = await session.peer.call(OPCODE.COOL, session.handle, 0, braid.RegionList.encode(list).finish());
+      return reply.status;
+    });
+    const results = await Promise.allSettled(answers);
+    return results.every((result) => result.status === 'fulfilled' && result.value === STATUS.OK);
+  }
+
+  // ---- services
+
+  async #allocation(offsetBytes: number, lengthBytes: number): Promise<boolean[]> {
+    const lists = new Map<number, Set<number>>();
+    const result: boolean[] = [];
+    for (let offset = offsetBytes; offset < offsetBytes + lengthBytes; offset += EXTENT_BYTES) {
+      const index = this.#layout.segmentOf(offset);
+      let allocated = lists.get(index);
+      if (allocated === undefined) {
+        allocated = new Set(await this.#allocatedExtents(index));
+        lists.set(index, allocated);
+      }
+      result.push(allocated.has(Math.floor(this.#layout.offsetInSegment(offset) / EXTENT_BYTES)));
+    }
+    return result;
+  }
+
+  async #allocatedExtents(index: number): Promise<number[]> {
+    const segment = this.#segments[index];
+    const source = segment?.readSource(0, (replica) => replica.session.peer.nodeId === this.#context.nodeId);
+    if (segment === undefined || source === undefined || source === null)
+      throw new BraidError('UNAVAILABLE', 'no in-sync copy is connected');
+    return this.#copier.listExtents(segment, source, 0, true);
+  }
+
+  verify(): Promise<VerifyReport> {
+    return verifyReplicas(this.#segments, this.io, this.#copier);
+  }
+
+  served(): ServedVolume {
+    const degraded = this.#segments.some(
+      (segment) => segment.inSyncCount < this.#ownership.volume.minInSync || segment.readableMask === 0,
+    );
+    let state = this.#state;
+    let reason = this.#reason;
+    if (state === 'serving' && degraded) {
+      state = 'suspended';
+      reason = `fewer than ${this.#ownership.volume.minInSync} copies are in sync: writes wait until one is back`;
+    } else if (state === 'serving' && this.#regions.dirtyCount > 0) state = 'reconciling';
+    return {
+      volumeId: this.id,
+      epoch: this.epoch,
+      state,
+      reason,
+      segments: this.#segments.map((segment) => ({
+        index: segment.index,
+        generation: segment.generation,
+        replicas: segment.replicas.map((replica) => ({
+          driveId: replica.driveId,
+          state: replica.state,
+          connected: replica.ready,
+        })),
+      })),
+      resyncBytesDone: this.#copier.bytesDone,
+      resyncBytesTotal: this.#copier.bytesTotal,
+    };
+  }
+
+  get degradedReplicas(): number {
+    let count = 0;
+    for (const segment of this.#segments) count += segment.replicas.length - segment.inSyncCount;
+    return count;
+  }
+
+  // ---- giving ownership back
+
+  /** Ends client I/O, flushes and cools, then clears the Owner record. A fenced volume is just let go. */
+  async release(): Promise<void> {
+    this.#timer?.cancel();
+    if (this.#state !== 'fenced') {
+      const wasServing = this.#state === 'serving';
+      this.#state = 'releasing';
+      await Promise.race([this.io.idle(), sleep(this.#context.clock, RELEASE_WAIT_MS)]);
+      this.#copier.stop();
+      // Held writes are given up unacknowledged; then nothing is cooled, and the next owner makes the copies equal.
+      const quiet = this.io.inFlight === 0;
+      if (wasServing && quiet && !this.#isFenced())
+        while (this.#regions.hotCount > 0 && (await this.#coolAll())) continue;
+    }
+    const clean = !this.#isFenced();
+    await this.#membership.close(clean);
+    this.io.fence();
+    if (clean) await this.#clearOwner();
+  }
+
+  #isFenced(): boolean {
+    return this.#state === 'fenced';
+  }
+
+  /** Cools one batch of whatever is hot; false when nothing could be cooled (the next owner reconciles it then). */
+  async #coolAll(): Promise<boolean> {
+    const before = this.#regions.hotCount;
+    while (this.#cooling) await sleep(this.#context.clock, 10);
+    await this.#cool(0, Number.POSITIVE_INFINITY);
+    return this.#regions.hotCount < before;
+  }
+
+  async #clearOwner(): Promise<void> {
+    const { log } = this.#context;
+    try {
+      await swapOwner(this.#context, this.id, this.#ownership.revision, {
+        epoch: this.epoch,
+        nodeId: '',
+        incarnation: '',
+      });
+    } catch (error) {
+      log.warn(
+        { volume: this.name, error: asError(error).message },
+        'the release could not be recorded; the next owner waits for the lease',
+      );
+    }
+  }
+
+  assertConsistent(): void {
+    this.io.assertConsistent();
+  }
+}
+
+/** Raises the epoch by compare-and-swap, if the volume is free. */
+async function claim(context: CoordinatorContext, id: VolumeId): Promise<Ownership> {
+  const { store, nodeId, incarnation } = context;
+  const volume = await readRecord(store, storeKeys.volume(id), records.volume);
+  if (volume === null || volume.value.deleting)
+    throw new BraidError('NOT_FOUND', `volume ${id} does not exist (any more)`);
+  const owner = await readRecord(store, storeKeys.owner(id), records.owner);
+  const previous = owner?.value;
+  const mine = previous?.nodeId === nodeId && previous.incarnation === incarnation;
+  if (previous !== undefined && previous.nodeId !== '' && !mine) {
+    const alive = await readRecord(store, storeKeys.alive(previous.nodeId as NodeId), records.nodeAlive);
+    if (alive?.value.incarnation === previous.incarnation) {
+      throw new BraidError(
+        'CONFLICT',
+        `volume ${volume.value.name} is owned by node ${previous.nodeId}; detach it there first, or wait for that node's lease to end`,
+      );
+    }
+  }
+  const epoch = (previous?.epoch ?? 0) + 1;
+  const revision = await swapOwner(context, id, owner?.revision ?? 0, { epoch, nodeId, incarnation });
+  if (revision === null)
+    throw new BraidError(
+      'ABORTED',
+      `volume ${volume.value.name} was claimed by another node at the same moment; try again`,
+    );
+  return { volume: volume.value, epoch, revision };
+}
+
+/**
+ * Replaces the Owner record if it is still at `revision`; null if somebody else was faster. When the store does not answer, it looks whether
+ * the change was made after all, and tries again a few times. Rejects with UNAVAILABLE when that does not help.
+ */
+async function swapOwner(
+  context: CoordinatorContext,
+  id: VolumeId,
+  revision: number,
+  owner: OwnerRecord,
+): Promise<number | null> {
+  const { store, clock } = context;
+  const key = storeKeys.owner(id);
+  const operation = { type: 'put', key, value: records.owner.encode(owner) } as const;
+  for (let attempt = 1; ; attempt++) {
+    try {
+      const result = await store.txn([{ key, revision }], [operation]);
+      if (result.committed) return result.revision;
+      const current = await readRecord(store, key, records.owner);
+      const ours =
+        current?.value.epoch === owner.epoch &&
+        current.value.nodeId === owner.nodeId &&
+        current.value.incarnation === owner.incarnation;
+      return ours ? current.revision : null;
+    } catch (error) {
+      if (attempt === STORE_ATTEMPTS) throw error;
+      await sleep(clock, STORE_RETRY_MS);
+    }
+  }
+}
+
+/** Gives up an ownership that this agent has on record but does not exercise: an answer of the store was lost. */
+export async function abandonOwnership(context: CoordinatorContext, id: VolumeId): Promise<void> {
+  const owner = await readRecord(context.store, storeKeys.owner(id), records.owner);
+  if (owner?.value.nodeId !== context.nodeId || owner.value.incarnation !== context.incarnation) return;
+  await swapOwner(context, id, owner.revision, { epoch: owner.value.epoch, nodeId: '', incarnation: '' });
+}
+
+async function loadSegments(
+  context: CoordinatorContext,
+  id: VolumeId,
+): Promise<{ segments: Segment[]; sessions: Session[] }> {
+  const stored = await listRecords(context.store, storeKeys.segments(id), records.segment);
+  const drives = await listRecords(context.store, storeKeys.drives, records.drive);
+  const driveById = new Map(drives.records.map(({ value }) => [value.id, value]));
+  const sessions: Session[] = [];
+  const sessionFor = (driveId: string): Session => {
+    const drive = driveById.get(driveId);
+    if (drive === undefined)
+      throw new BraidError('CORRUPT', `drive ${driveId} of volume ${id} is not in the cluster store`);
+    const peer = context.peers.peer(drive.nodeId as NodeId, drive.shard);
+    const known = sessions.find((session) => session.peer === peer);
+    if (known !== undefined) return known;
+    const session = {
+      peer,
+      index: sessions.length,
+      handle: 0,
+      open: false,
+      incarnation: '',
+      writesAcked: 1,
+      writesFlushed: 0,
+    };
+    sessions.push(session);
+    return session;
+  };
+  const toReplica = (replica: SegmentRecord['replicas'][number], slot: number): Replica =>
+    new Replica(
+      replica.driveId as DriveId,
+      sessionFor(replica.driveId),
+      slot,
+      replica.inSync,
+      replica.syncedGeneration,
+    );
+  const segments = stored.records.map(
+    ({ value, revision }) => new Segment(value.index, value.generation, revision, value.replicas.map(toReplica)),
+  );
+  return { segments, sessions };
+}

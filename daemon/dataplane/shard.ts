@@ -1,0 +1,366 @@
+/**
+ * One shard of the data plane, composed on ports only: the replica server of its drives, the coordinators of the volumes it owns, and the NBD
+ * front end that serves them. The same class runs in a worker thread and in the simulator.
+ *
+ * Invariants
+ * - A volume is served by at most one `Volume` object; taking and releasing it happen one after the other.
+ * - Client I/O reaches a volume only between `takeVolume` and the removal of its export.
+ */
+import { BraidError } from '../base/errors.js';
+import type { DriveId, NodeId, VolumeId } from '../base/ids.js';
+import { limits } from '../base/limits.js';
+import type { CoordinatorContext } from '../coordinator/context.js';
+import { InternalBuffers, Serial, type Severity } from '../coordinator/context.js';
+import { PeerPool, type PeerListener } from '../coordinator/peers.js';
+import { abandonOwnership, Volume } from '../coordinator/volume.js';
+import type { BlockVolume } from '../ports/block-volume.js';
+import type { Clock } from '../ports/clock.js';
+import type { ClusterStore } from '../ports/cluster-store.js';
+import type { DiskOpener } from '../ports/disk.js';
+import type { EventSink } from '../ports/event-sink.js';
+import type { Log } from '../ports/log.js';
+import type { MetaStoreOpener } from '../ports/meta-store.js';
+import type { Network, NetworkHandler } from '../ports/network.js';
+import type { OperationCounters, ServedVolume, ShardControl, ShardStats, VerifyReport } from '../ports/shard.js';
+import { POOL_FRONTEND, POOL_INTERNAL, POOL_PEER, type Pool, type Slab } from '../ports/slab.js';
+import { OPCODE, STATUS, statusName } from '../protocol/frame.js';
+import { braid } from '../protocol/generated/messages.js';
+import { readRecord } from '../ports/stored-records.js';
+import { records } from '../protocol/records.js';
+import { storeKeys } from '../protocol/store.js';
+import { ReplicaDrive } from '../replica/drive.js';
+import { ReplicaServer } from '../replica/server.js';
+import { LOOPBACK, Switchboard } from './switchboard.js';
+
+/** What serves volumes to clients: the NBD server in production, a model client in the simulator. */
+export interface FrontEnd {
+  addExport(name: string, volume: BlockVolume, options: { readOnly: boolean; description: string; uuid: string }): void;
+  /** Resolves when nothing of it is in flight in the volume any more. */
+  removeExport(name: string): Promise<void>;
+  onSlabAvailable(pool: Pool): void;
+  stats(): readonly FrontEndStats[];
+  stop(): void;
+}
+
+type VolumeStats = ShardStats['volumes'][number];
+export interface FrontEndStats extends Pick<
+  VolumeStats,
+  'inFlight' | 'connections' | 'read' | 'write' | 'flush' | 'trim'
+> {
+  readonly uuid: string;
+}
+
+export interface ShardParts {
+  readonly clusterId: string;
+  readonly nodeId: NodeId;
+  readonly incarnation: string;
+  /** UUID of this boot of the node. */
+  readonly bootId: string;
+  readonly shardIndex: number;
+  readonly slab: Slab;
+  readonly slabBytes: number;
+  readonly network: Network;
+  readonly setNetworkHandler: (handler: NetworkHandler) => void;
+  readonly disks: DiskOpener;
+  readonly metas: MetaStoreOpener;
+  readonly store: ClusterStore;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly events: EventSink;
+  readonly frontEnd: FrontEnd;
+  readonly eventLoopDelayMsP99: () => number;
+  /** Hot regions per drive; `limits.hotRegionsPerDriveMax` unless given. */
+  readonly hotRegionsMax?: number;
+}
+
+export class Shard implements ShardControl {
+  readonly #parts: ShardParts;
+  readonly #switchboard: Switchboard;
+  readonly #replicas: ReplicaServer;
+  readonly #peers: PeerPool;
+  readonly #context: CoordinatorContext;
+  readonly #volumes = new Map<VolumeId, Volume>();
+  readonly #serials = new Map<VolumeId, Serial>();
+  #leaseDeadlineMs = Number.NEGATIVE_INFINITY;
+  #deliveryQueued = false;
+  #inBatch = false;
+  #leaseHeldAtBatchStart = false;
+
+  constructor(parts: ShardParts) {
+    this.#parts = parts;
+    const { slab, clock, log, clusterId, nodeId, incarnation, store } = parts;
+    const peersHandler: NetworkHandler = {
+      onAccepted: () => undefined,
+      onConnected: (connection) => {
+        this.#peers.onConnected(connection);
+      },
+      onFrame: (connection, frame, buffer) => {
+        this.#peers.onFrame(connection, frame, buffer);
+      },
+      onClosed: (connection, reason) => {
+        this.#peers.onClosed(connection, reason);
+      },
+    };
+    const replicasHandler: NetworkHandler = {
+      onAccepted: (connection) => {
+        this.#replicas.onAccepted(connection);
+      },
+      onConnected: () => undefined,
+      onFrame: (connection, frame, buffer) => {
+        this.#replicas.onFrame(connection, frame, buffer);
+      },
+      onClosed: (connection, reason) => {
+        this.#replicas.onClosed(connection, reason);
+      },
+    };
+    this.#switchboard = new Switchboard(parts.network, slab, peersHandler, replicasHandler, () => {
+      this.#queueDelivery();
+    });
+    parts.setNetworkHandler(this.#switchboard.handler);
+    const network = this.#switchboard;
+    this.#replicas = new ReplicaServer({ slab, network, clock, log, clusterId, nodeId, incarnation });
+    this.#peers = new PeerPool({
+      network,
+      slab,
+      clock,
+      log,
+      clusterId,
+      nodeId,
+      incarnation,
+      resolve: (node, shard) => this.#resolve(node, shard),
+    });
+    this.#context = {
+      store,
+      peers: this.#peers,
+      slab,
+      clock,
+      log,
+      nodeId,
+      shardIndex: parts.shardIndex,
+      incarnation,
+      leaseValid: () => (this.#inBatch ? this.#leaseHeldAtBatchStart : this.#leaseHeld()),
+      report: (severity: Severity, subject, message) => {
+        parts.events.report({ severity, subject, message });
+      },
+      buffers: new InternalBuffers(slab),
+    };
+    slab.onAvailable = (pool) => {
+      this.#onSlabAvailable(pool);
+    };
+  }
+
+  /**
+   * To be called before every batch of events. The lease is looked at once for the batch: what came in with it came in before now, so
+   * even if the process is stopped in the middle, its answers are those of operations that were under way while the lease held.
+   */
+  onBatchStart(): void {
+    this.#leaseHeldAtBatchStart = this.#leaseHeld();
+    this.#inBatch = true;
+  }
+
+  /** To be called after every batch of events: delivers what the shard says to itself. */
+  onBatchEnd(): void {
+    this.#switchboard.deliver();
+    this.#inBatch = false;
+  }
+
+  #leaseHeld(): boolean {
+    return this.#parts.clock.nowMs() < this.#leaseDeadlineMs;
+  }
+
+  #queueDelivery(): void {
+    if (this.#inBatch || this.#deliveryQueued) return;
+    this.#deliveryQueued = true;
+    void Promise.resolve().then(() => {
+      this.#deliveryQueued = false;
+      this.#switchboard.deliver();
+    });
+  }
+
+  #onSlabAvailable(pool: Pool): void {
+    this.#replicas.onSlabAvailable(pool);
+    if (pool === POOL_INTERNAL) this.#context.buffers.onAvailable();
+    for (const volume of this.#volumes.values()) volume.io.onSlabAvailable();
+    this.#parts.frontEnd.onSlabAvailable(pool);
+  }
+
+  async #resolve(nodeId: NodeId, shard: number): Promise<string> {
+    if (nodeId === this.#parts.nodeId && shard === this.#parts.shardIndex) return LOOPBACK;
+    const node = await readRecord(this.#parts.store, storeKeys.node(nodeId), records.node);
+    const address = node?.value.dataAddresses[shard];
+    if (address === undefined) throw new BraidError('NOT_FOUND', `node ${nodeId} has no data-plane shard ${shard}`);
+    return address;
+  }
+
+  // ---- drives
+
+  async openDrive(driveId: DriveId, directory: string): Promise<{ slotCount: number }> {
+    const { disks, metas, slab, clock, log, clusterId, bootId, events } = this.#parts;
+    const hotRegionsMax = this.#parts.hotRegionsMax ?? limits.hotRegionsPerDriveMax;
+    const onFailed = (reason: string): void => {
+      events.report({
+        severity: 'error',
+        subject: `drive/${driveId}`,
+        message: `the drive failed: ${reason}; replace it, or restart the agent once it is well`,
+      });
+    };
+    const drive = await ReplicaDrive.open({
+      driveId,
+      directory,
+      disks,
+      metas,
+      slab,
+      clock,
+      log,
+      clusterId,
+      bootId,
+      hotRegionsMax,
+      onFailed,
+    });
+    this.#replicas.addDrive(drive);
+    return { slotCount: drive.slotCount };
+  }
+
+  closeDrive(driveId: DriveId): Promise<void> {
+    return this.#replicas.removeDrive(driveId);
+  }
+
+  async deleteReplicas(
+    volumeId: VolumeId,
+    segments: readonly { readonly index: number; readonly driveId: DriveId }[],
+  ): Promise<void> {
+    const peer = this.#peers.peer(this.#parts.nodeId, this.#parts.shardIndex);
+    const listener: PeerListener = { onPeerReady: () => undefined, onPeerDown: () => undefined };
+    await new Promise<void>((resolve) => {
+      listener.onPeerReady = () => {
+        resolve();
+      };
+      peer.subscribe(listener);
+    });
+    try {
+      for (const { index, driveId } of segments) {
+        const request = { volumeId, segments: [{ index, driveId }] };
+        const reply = await peer.call(OPCODE.DELETE, 0, 0, braid.DeleteRequest.encode(request).finish());
+        if (reply.status !== STATUS.OK && reply.status !== STATUS.NOT_FOUND) {
+          throw new BraidError(
+            'UNAVAILABLE',
+            `deleting segment ${index} on drive ${driveId} failed with ${statusName(reply.status)}; it is tried again`,
+          );
+        }
+      }
+    } finally {
+      peer.unsubscribe(listener);
+    }
+  }
+
+  // ---- volumes
+
+  takeVolume(volumeId: VolumeId): Promise<void> {
+    return this.#serialOf(volumeId).run(async () => {
+      if (this.#volumes.has(volumeId)) return;
+      const volume = await Volume.take(this.#context, volumeId);
+      this.#volumes.set(volumeId, volume);
+      this.#parts.frontEnd.addExport(volume.name, volume.io, {
+        readOnly: false,
+        description: `Braid volume ${volume.name}`,
+        uuid: volumeId,
+      });
+    });
+  }
+
+  releaseVolume(volumeId: VolumeId): Promise<void> {
+    return this.#serialOf(volumeId).run(async () => {
+      const volume = this.#volumes.get(volumeId);
+      if (volume === undefined) {
+        await abandonOwnership(this.#context, volumeId);
+        return;
+      }
+      const released = volume.release();
+      await this.#parts.frontEnd.removeExport(volume.name);
+      await released;
+      this.#volumes.delete(volumeId);
+    });
+  }
+
+  #serialOf(volumeId: VolumeId): Serial {
+    let serial = this.#serials.get(volumeId);
+    if (serial === undefined) {
+      serial = new Serial();
+      this.#serials.set(volumeId, serial);
+    }
+    return serial;
+  }
+
+  servedVolumes(): Promise<readonly ServedVolume[]> {
+    return Promise.resolve([...this.#volumes.values()].map((volume) => volume.served()));
+  }
+
+  async verifyVolume(volumeId: VolumeId): Promise<VerifyReport> {
+    const volume = this.#volumes.get(volumeId);
+    if (volume === undefined)
+      throw new BraidError('NOT_FOUND', 'the volume is not served by this shard; attach it first');
+    return volume.verify();
+  }
+
+  setLeaseDeadline(deadlineMs: number): void {
+    this.#leaseDeadlineMs = deadlineMs;
+  }
+
+  // ---- figures and the end
+
+  stats(): Promise<ShardStats> {
+    const { slab, slabBytes, frontEnd, eventLoopDelayMsP99 } = this.#parts;
+    const volumes = frontEnd.stats().map((stats) => ({
+      volumeId: stats.uuid as VolumeId,
+      inFlight: stats.inFlight,
+      connections: stats.connections,
+      degradedReplicas: this.#volumes.get(stats.uuid as VolumeId)?.degradedReplicas ?? 0,
+      read: stats.read,
+      write: stats.write,
+      flush: stats.flush,
+      trim: stats.trim,
+    }));
+    return Promise.resolve({
+      volumes,
+      drives: [...this.#replicas.drives()].map(driveStats),
+      slabUsedBytes: [slab.usedBytes(POOL_FRONTEND), slab.usedBytes(POOL_PEER), slab.usedBytes(POOL_INTERNAL)],
+      slabBytes,
+      eventLoopDelayMsP99: eventLoopDelayMsP99(),
+    });
+  }
+
+  async stop(): Promise<void> {
+    for (const volumeId of [...this.#volumes.keys()]) await this.releaseVolume(volumeId);
+    this.#parts.frontEnd.stop();
+    this.#peers.stop();
+    await this.#replicas.stop();
+  }
+
+  assertConsistent(): void {
+    for (const volume of this.#volumes.values()) volume.assertConsistent();
+  }
+}
+
+function driveStats(drive: ReplicaDrive): ShardStats['drives'][number] {
+  const stats = drive.stats();
+  const counters = (operations: number, bytes: number): OperationCounters => ({
+    operations,
+    bytes,
+    errors: stats.errors,
+    latencyBuckets: [],
+    latencySumUs: 0,
+  });
+  return {
+    driveId: drive.id,
+    state: stats.isServing ? 'open' : 'failed',
+    reason: drive.failure,
+    slotCount: stats.slotCount,
+    slotsFree: stats.freeSlots,
+    hotRegions: stats.hotRegions,
+    inFlight: stats.inFlight,
+    checksumMismatches: stats.checksumMismatches,
+    metadataBytes: stats.metaBytes,
+    read: counters(stats.reads, stats.bytesRead),
+    write: counters(stats.writes, stats.bytesWritten),
+  };
+}

@@ -1,0 +1,138 @@
+/**
+ * A data-plane shard as the control plane sees it: a worker thread behind a message port in production, an object in the simulator.
+ * Everything here is plain data (structured clone), and slow path only.
+ */
+import type { DriveId, NodeId, VolumeId } from '../base/ids.js';
+
+export type VolumeState = 'opening' | 'reconciling' | 'serving' | 'suspended' | 'fenced' | 'releasing';
+
+/** What the owner's shard knows about a volume it serves. */
+export interface ServedVolume {
+  readonly volumeId: VolumeId;
+  readonly epoch: number;
+  readonly state: VolumeState;
+  /** Why it is suspended, fenced or slow to open; empty otherwise. */
+  readonly reason: string;
+  readonly segments: readonly ServedSegment[];
+  /** Bytes copied and to be copied by resync and reconcile that are under way. */
+  readonly resyncBytesDone: number;
+  readonly resyncBytesTotal: number;
+}
+
+export interface ServedSegment {
+  readonly index: number;
+  readonly generation: number;
+  readonly replicas: readonly {
+    readonly driveId: DriveId;
+    readonly state: 'in-sync' | 'syncing' | 'stale';
+    readonly connected: boolean;
+  }[];
+}
+
+/** Result of comparing all in-sync replicas of a volume, extent by extent. */
+export interface VerifyReport {
+  readonly extentsCompared: number;
+  /** Of one copy. */
+  readonly bytesCompared: number;
+  /** Copies compared per segment, least over all segments. */
+  readonly copiesMin: number;
+  readonly differences: readonly {
+    readonly segment: number;
+    readonly extent: number;
+    readonly driveIds: readonly DriveId[];
+  }[];
+}
+
+/** Counters since the shard started. Latency histograms: bucket i counts operations that took less than 2^i microseconds. */
+export interface OperationCounters {
+  readonly operations: number;
+  readonly bytes: number;
+  readonly errors: number;
+  readonly latencyBuckets: readonly number[];
+  readonly latencySumUs: number;
+}
+
+export interface ShardStats {
+  readonly volumes: readonly {
+    readonly volumeId: VolumeId;
+    readonly inFlight: number;
+    readonly connections: number;
+    readonly degradedReplicas: number;
+    readonly read: OperationCounters;
+    readonly write: OperationCounters;
+    readonly flush: OperationCounters;
+    readonly trim: OperationCounters;
+  }[];
+  readonly drives: readonly {
+    readonly driveId: DriveId;
+    readonly state: 'open' | 'failed';
+    /** Why it failed and what to do; empty while open. */
+    readonly reason: string;
+    readonly slotCount: number;
+    readonly slotsFree: number;
+    readonly hotRegions: number;
+    readonly inFlight: number;
+    readonly checksumMismatches: number;
+    readonly metadataBytes: number;
+    readonly read: OperationCounters;
+    readonly write: OperationCounters;
+  }[];
+  /** Slab bytes in use by pool: front end, peer, internal. */
+  readonly slabUsedBytes: readonly [number, number, number];
+  readonly slabBytes: number;
+  readonly eventLoopDelayMsP99: number;
+}
+
+export interface ShardControl {
+  /** Opens a formatted drive and serves its replicas. Rejects with `BraidError` (DRIVE, CORRUPT, CONFLICT, ...) and leaves everything else as it was. */
+  openDrive(driveId: DriveId, directory: string): Promise<{ readonly slotCount: number }>;
+  /** Stops serving the drive after its I/O has ended. */
+  closeDrive(driveId: DriveId): Promise<void>;
+  /**
+   * Becomes owner of the volume under the next epoch and serves it over NBD. Rejects with CONFLICT while another live node owns it (try
+   * again when that node has released it or its lease has ended), UNAVAILABLE when too few in-sync copies can be reached.
+   * Idempotent while it is served here.
+   */
+  takeVolume(volumeId: VolumeId): Promise<void>;
+  /** Ends client I/O, flushes, cools all regions, gives up ownership cleanly. Idempotent. */
+  releaseVolume(volumeId: VolumeId): Promise<void>;
+  servedVolumes(): Promise<readonly ServedVolume[]>;
+  /** Compares all in-sync replicas of a volume that is served here. */
+  verifyVolume(volumeId: VolumeId): Promise<VerifyReport>;
+  /** Removes the replicas of a deleted volume from the drives of this shard. Idempotent. */
+  deleteReplicas(
+    volumeId: VolumeId,
+    segments: readonly { readonly index: number; readonly driveId: DriveId }[],
+  ): Promise<void>;
+  /** The node's lease cannot have ended before `deadlineMs` on the monotonic clock (`Clock.nowMs` of any thread of this host). */
+  setLeaseDeadline(deadlineMs: number): void;
+  stats(): Promise<ShardStats>;
+  /** Releases nothing: the caller has released the volumes. Waits for I/O in flight and closes drives and sockets. */
+  stop(): Promise<void>;
+}
+
+/** How a shard is started. */
+export interface ShardOptions {
+  readonly clusterId: string;
+  readonly nodeId: NodeId;
+  readonly incarnation: string;
+  readonly shardIndex: number;
+  readonly dataHost: string;
+  /** 0 picks a free port. */
+  readonly dataPort: number;
+  /** Unix socket of the NBD server. */
+  readonly nbdSocketPath: string;
+  /** TCP address of the NBD server; absent: unix socket only. */
+  readonly nbdTcp?: { readonly host: string; readonly port: number };
+  readonly slabBytes: number;
+  readonly logLevel: 'debug' | 'info' | 'warn' | 'error';
+}
+
+/** Where a started shard listens. */
+export interface ShardAddresses {
+  /** host:port for other agents. */
+  readonly dataAddress: string;
+  readonly nbdSocketPath: string;
+  /** host:port, when NBD over TCP is on. */
+  readonly nbdTcpAddress?: string;
+}

@@ -1,0 +1,96 @@
+/**
+ * The records of the cluster store: what each key of `store.ts` holds, and the one place where they are encoded and
+ * decoded. In memory a record is a plain object with every field present (absent ones have their proto3 default), so it
+ * can be spread, compared and frozen. 64-bit fields are numbers below 2^53. Unknown fields are dropped.
+ */
+import { assert } from '../base/assert.js';
+import { asError, BraidError } from '../base/errors.js';
+import { braid } from './generated/messages.js';
+
+type Fields<T> = { [Name in keyof T as Name extends '$unknowns' ? never : Name]: T[Name] };
+
+export type ClusterRecord = Fields<braid.Cluster>;
+export type NodeRecord = Fields<braid.Node>;
+export type NodeAliveRecord = Fields<braid.NodeAlive>;
+export type DriveRecord = Fields<braid.Drive>;
+export type VolumeRecord = Fields<braid.Volume>;
+export type OwnerRecord = Fields<braid.Owner>;
+export type AttachmentRecord = Fields<braid.Attachment>;
+export type ReplicaRecord = Fields<braid.Replica>;
+export type SegmentRecord = Omit<Fields<braid.Segment>, 'replicas'> & { replicas: ReplicaRecord[] };
+export type VolumeStatusRecord = Fields<braid.VolumeStatus>;
+export type EventRecord = Fields<braid.Event>;
+
+export interface RecordCodec<T> {
+  encode(record: T): Uint8Array;
+  /** Throws `BraidError` CORRUPT, naming `key`, when `bytes` are not such a record. */
+  decode(key: string, bytes: Uint8Array): T;
+}
+
+interface MessageClass<T> {
+  encode(record: T): { finish(): Uint8Array };
+  decode(bytes: Uint8Array): object;
+}
+
+function checkNumber(name: string, value: number): void {
+  assert(Number.isSafeInteger(value) && value >= 0, `${name} is a whole number from 0 to 2^53 - 1`);
+}
+
+/** A copy of a message, with the defaults that the generated classes keep on their prototypes. */
+function plainCopy(message: object): object {
+  const copy: Record<string, unknown> = {};
+  for (const name in message) {
+    if (name !== '$unknowns') copy[name] = plainValue(name, (message as Record<string, unknown>)[name]);
+  }
+  return copy;
+}
+
+function plainValue(name: string, value: unknown): unknown {
+  if (typeof value === 'number') checkNumber(name, value);
+  if (Array.isArray(value)) return value.map((item: unknown) => plainValue(name, item));
+  return typeof value === 'object' && value !== null ? plainCopy(value) : value;
+}
+
+function malformed(key: string, cause: unknown): BraidError {
+  const advice = 'restore the record, or rebuild the cluster store from the drives';
+  return new BraidError('CORRUPT', `the record ${key} is malformed (${asError(cause).message}): ${advice}`, { cause });
+}
+
+function codecOf<T extends object>(messages: MessageClass<T>): RecordCodec<T> {
+  return {
+    encode: (record) => messages.encode(plainCopy(record) as T).finish(),
+    decode: (key, bytes) => {
+      try {
+        return plainCopy(messages.decode(bytes)) as T;
+      } catch (error) {
+        throw malformed(key, error);
+      }
+    },
+  };
+}
+
+/** `names/<name>` holds nothing but a volume id. */
+const textCodec: RecordCodec<string> = {
+  encode: (text) => new TextEncoder().encode(text),
+  decode: (key, bytes) => {
+    try {
+      return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
+    } catch (error) {
+      throw malformed(key, error);
+    }
+  },
+};
+
+export const records = {
+  cluster: codecOf<ClusterRecord>(braid.Cluster),
+  node: codecOf<NodeRecord>(braid.Node),
+  nodeAlive: codecOf<NodeAliveRecord>(braid.NodeAlive),
+  drive: codecOf<DriveRecord>(braid.Drive),
+  volume: codecOf<VolumeRecord>(braid.Volume),
+  name: textCodec,
+  owner: codecOf<OwnerRecord>(braid.Owner),
+  attachment: codecOf<AttachmentRecord>(braid.Attachment),
+  segment: codecOf<SegmentRecord>(braid.Segment),
+  volumeStatus: codecOf<VolumeStatusRecord>(braid.VolumeStatus),
+  event: codecOf<EventRecord>(braid.Event),
+} as const;

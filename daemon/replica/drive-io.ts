@@ -1,0 +1,186 @@
+/**
+ * The data area of one drive: tags, flushes shared by everyone who waits for one, and a watch on operations that never end.
+ *
+ * Invariants:
+ * - a tag is in flight at most once: operations use their slot's number, internal work the numbers above;
+ * - one flush is in flight at a time; it answers only those who asked before it was issued;
+ * - after `fail` nothing is submitted, every waiter has been told, and what still completes is only counted.
+ */
+import { assert, must } from '../base/assert.js';
+import { limits } from '../base/limits.js';
+import { EXTENT_BYTES } from '../base/units.js';
+import type { Disk } from '../ports/disk.js';
+import type { BufferId } from '../ports/slab.js';
+
+/** How often `tick` is called. */
+export const DRIVE_TICK_MS = 1_000;
+const TIMEOUT_TICKS = Math.ceil(limits.driveTimeoutMs / DRIVE_TICK_MS) + 1;
+const PUNCH_TAG = limits.replicaOperationsMax;
+const FLUSH_TAG = PUNCH_TAG + limits.punchesPerDriveMax;
+const TAGS = FLUSH_TAG + 1;
+const EIO = -5;
+
+export interface DriveIoHandler {
+  /** A read, write, zero or punch of an operation ended. */
+  onOperationIo(op: number, result: number): void;
+  /** A flush that covers everything that completed before the operation asked ended. */
+  onOperationFlushed(op: number, result: number): void;
+}
+
+type Callback = (result: number) => void;
+
+export class DriveIo {
+  readonly #handler: DriveIoHandler;
+  #disk: Disk | null = null;
+  #failed = false;
+  #inFlight = 0;
+  /** Per tag, when it was submitted; 0: not in flight. */
+  readonly #startedTick = new Uint32Array(TAGS);
+  #tick = 1;
+
+  readonly #punchDone = new Array<Callback | null>(limits.punchesPerDriveMax).fill(null);
+  #flushWaiting: Callback[] = [];
+  #flushing: Callback[] = [];
+  #operationsWaiting: number[] = [];
+  #operationsFlushing: number[] = [];
+  /** Lists whose flush has been told: the next ones need no new ones. */
+  readonly #spareOperations: number[][] = [];
+  readonly #spareCallbacks: Callback[][] = [];
+  #onIdle: (() => void) | null = null;
+
+  constructor(handler: DriveIoHandler) {
+    this.#handler = handler;
+  }
+
+  attach(disk: Disk): void {
+    assert(this.#disk === null, 'a drive has one data area');
+    this.#disk = disk;
+  }
+
+  get inFlight(): number {
+    return this.#inFlight;
+  }
+
+  isInFlight(op: number): boolean {
+    return this.#startedTick[op] !== 0;
+  }
+
+  get #open(): Disk {
+    assert(!this.#failed, 'nothing is submitted to a failed drive');
+    return must(this.#disk, 'the data area');
+  }
+
+  read(op: number, offsetBytes: number, lengthBytes: number, buffer: BufferId): void {
+    this.#start(op);
+    this.#open.read(op, offsetBytes, lengthBytes, buffer, 0);
+  }
+
+  write(op: number, offsetBytes: number, lengthBytes: number, buffer: BufferId, isDurable: boolean): void {
+    this.#start(op);
+    this.#open.write(op, offsetBytes, lengthBytes, buffer, 0, isDurable);
+  }
+
+  zero(op: number, offsetBytes: number, lengthBytes: number): void {
+    this.#start(op);
+    this.#open.zero(op, offsetBytes, lengthBytes);
+  }
+
+  punch(op: number, offsetBytes: number, lengthBytes: number): void {
+    this.#start(op);
+    this.#open.punch(op, offsetBytes, lengthBytes);
+  }
+
+  /** Punches `count` slots; at most limits.punchesPerDriveMax at once. */
+  punchSlots(slot: number, count: number, done: Callback): void {
+    const index = this.#punchDone.indexOf(null);
+    assert(index >= 0, 'punches in flight are bounded');
+    this.#punchDone[index] = done;
+    this.#start(PUNCH_TAG + index);
+    this.#open.punch(PUNCH_TAG + index, slot * EXTENT_BYTES, count * EXTENT_BYTES);
+  }
+
+  /** Everything that completed before this call is durable when `done(0)` is called. */
+  flush(done: Callback): void {
+    this.#flushWaiting.push(done);
+    this.#startFlush();
+  }
+
+  /** The same for an operation, without a closure. */
+  flushOperation(op: number): void {
+    this.#operationsWaiting.push(op);
+    this.#startFlush();
+  }
+
+  onCompletion(tag: number, result: number): void {
+    assert(tag >= 0 && tag < TAGS && this.#startedTick[tag] !== 0, 'a completion is of an operation in flight');
+    this.#startedTick[tag] = 0;
+    this.#inFlight--;
+    if (tag < PUNCH_TAG) this.#handler.onOperationIo(tag, result);
+    else if (!this.#failed) this.#onInternal(tag, result);
+    if (this.#inFlight === 0) this.#onIdle?.();
+  }
+
+  /** Called every DRIVE_TICK_MS; true when some operation is in flight for longer than `limits.driveTimeoutMs`. */
+  tick(): boolean {
+    this.#tick++;
+    if (this.#inFlight === 0 || this.#failed) return false;
+    const oldest = this.#tick - TIMEOUT_TICKS;
+    for (let tag = 0; tag < TAGS; tag++) {
+      const started = this.#startedTick[tag] as number;
+      if (started !== 0 && started < oldest) return true;
+    }
+    return false;
+  }
+
+  fail(): void {
+    if (this.#failed) return;
+    this.#failed = true;
+    this.#punchDone.fill(null);
+    this.#operationsFlushing.push(...this.#operationsWaiting.splice(0));
+    this.#flushing.push(...this.#flushWaiting.splice(0));
+    this.#onFlushed(EIO);
+  }
+
+  /** Resolves when nothing is in flight any more; what an operation has yet to do at the drive is done first. */
+  async close(): Promise<void> {
+    if (!this.#failed && this.#inFlight > 0) await new Promise<void>((resolve) => void (this.#onIdle = resolve));
+    await this.#disk?.close();
+  }
+
+  #onInternal(tag: number, result: number): void {
+    if (tag === FLUSH_TAG) return this.#onFlushed(result);
+    const done = must(this.#punchDone[tag - PUNCH_TAG], 'who waits for a punch');
+    this.#punchDone[tag - PUNCH_TAG] = null;
+    done(result);
+  }
+
+  #start(tag: number): void {
+    assert(this.#startedTick[tag] === 0, 'a tag is in flight at most once');
+    this.#startedTick[tag] = this.#tick;
+    this.#inFlight++;
+  }
+
+  #startFlush(): void {
+    if (this.#startedTick[FLUSH_TAG] !== 0) return;
+    this.#start(FLUSH_TAG);
+    [this.#operationsWaiting, this.#operationsFlushing] = [this.#operationsFlushing, this.#operationsWaiting];
+    [this.#flushWaiting, this.#flushing] = [this.#flushing, this.#flushWaiting];
+    this.#open.flush(FLUSH_TAG);
+  }
+
+  #onFlushed(result: number): void {
+    const operations = this.#operationsFlushing;
+    const callbacks = this.#flushing;
+    this.#operationsFlushing = this.#spareOperations.pop() ?? [];
+    this.#flushing = this.#spareCallbacks.pop() ?? [];
+    if (!this.#failed && this.#operationsWaiting.length + this.#flushWaiting.length > 0) this.#startFlush();
+    for (let index = 0; index < callbacks.length; index++) (callbacks[index] as Callback)(result);
+    for (let index = 0; index < operations.length; index++) {
+      this.#handler.onOperationFlushed(operations[index] as number, result);
+    }
+    if (callbacks.length > 0) callbacks.length = 0;
+    if (operations.length > 0) operations.length = 0;
+    this.#spareCallbacks.push(callbacks);
+    this.#spareOperations.push(operations);
+  }
+}

@@ -1,0 +1,38 @@
+/**
+ * The simulator's command: `npm run sim -- --seed N [--trace]` replays one seed, `npm run sim -- --seeds COUNT [--from N] [--seconds S]` runs many.
+ * Exit code 1 on a violation; the last line says how many seeds, operations, faults and violations there were.
+ */
+import { parseArgs } from 'node:util';
+import { runScenario } from './scenario.js';
+
+const { values } = parseArgs({
+  options: {
+    seed: { type: 'string' },
+    seeds: { type: 'string', default: '100' },
+    from: { type: 'string', default: '1' },
+    seconds: { type: 'string', default: '3600' },
+    operations: { type: 'string', default: '300' },
+    trace: { type: 'boolean', default: false },
+  },
+});
+const operations = Number(values.operations);
+const first = Number(values.seed ?? values.from);
+const count = values.seed === undefined ? Number(values.seeds) : 1;
+const endMs = Date.now() + Number(values.seconds) * 1000;
+const total = { seeds: 0, operations: 0, faults: 0, violations: 0 };
+for (let seed = first; seed < first + count && Date.now() < endMs; seed++) {
+  const result = await runScenario({ seed, operations });
+  total.seeds++;
+  total.operations += result.operations;
+  total.faults += result.faults;
+  if (values.trace) console.log(result.trace.join('\n'));
+  if (result.violation === null) continue;
+  total.violations++;
+  console.log(`seed ${seed} after ${result.simulatedMs} simulated ms: ${result.violation}`);
+  console.log(result.trace.slice(-20).join('\n'));
+  console.log(`replay: npm run sim -- --seed ${seed} --operations ${operations} --trace`);
+}
+console.log(
+  `${total.seeds} seeds, ${total.operations} operations, ${total.faults} faults, ${total.violations} violations`,
+);
+process.exit(total.violations === 0 ? 0 : 1);

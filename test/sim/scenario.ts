@@ -1,0 +1,401 @@
+/**
+ * One seed: three nodes, one volume, random client I/O, random faults; then everything is healed and the end state is checked.
+ *
+ * Faults: kill -9 and power loss of any node (one without power at a time, and the next only when all copies are in sync again, since what was
+ * acknowledged but not flushed may be lost with all its copies), links cut one way or both, connections reset, frozen nodes,
+ * lost replies of the cluster store, owner moves.
+ */
+import { asError, BraidError } from '../../daemon/base/errors.js';
+import type { VerifyReport } from '../../daemon/ports/shard.js';
+import { POOL_FRONTEND, POOL_INTERNAL, POOL_PEER } from '../../daemon/ports/slab.js';
+import { SimClient } from './client.js';
+import { Oracle } from './oracle.js';
+import { settled, SimWorld } from './world/sim-world.js';
+import type { SimRandom } from './world/sim-random.js';
+
+export interface ScenarioOptions {
+  readonly seed: number;
+  /** Client operations before healing begins. */
+  readonly operations: number;
+}
+
+export interface ScenarioResult {
+  readonly seed: number;
+  readonly operations: number;
+  readonly acknowledged: number;
+  readonly readsChecked: number;
+  readonly faults: number;
+  readonly simulatedMs: number;
+  /** What was violated; null when nothing was. */
+  readonly violation: string | null;
+  readonly trace: readonly string[];
+}
+
+const HEAL_LIMIT_MS = 120_000;
+/** Longest outage, plus the time to notice it, plus the lease. */
+const POWER_LOSS_APART_MS = 18_000;
+
+/** Weights of the faults in this run: some runs see only some of them (swarm testing). */
+type Faults = Record<'kill' | 'power' | 'cut' | 'reset' | 'freeze' | 'move', number>;
+
+class Scenario {
+  readonly #world: SimWorld;
+  readonly #random: SimRandom;
+  readonly #oracle = new Oracle();
+  readonly #client: SimClient;
+  readonly #options: ScenarioOptions;
+  readonly #faults: Faults;
+  readonly #pauseMs: number;
+  #owner = 0;
+  #takingOver = false;
+  #lastPowerLossMs = Number.NEGATIVE_INFINITY;
+  #healing = false;
+  #faultCount = 0;
+  #failure: Error | null = null;
+
+  constructor(options: ScenarioOptions) {
+    this.#options = options;
+    const setup = new SimWorld(options.seed).random.fork('setup');
+    const stripeWidth = setup.pick([1, 2]);
+    this.#world = new SimWorld(options.seed, { stripeWidth, loseStoreReply: setup.pick([0, 0.05]) });
+    this.#random = this.#world.random.fork('scenario');
+    const weight = (): number => (this.#random.chance(0.6) ? this.#random.between(0, 1) : 0);
+    this.#faults = {
+      kill: weight(),
+      power: weight(),
+      cut: weight(),
+      reset: weight(),
+      freeze: weight(),
+      move: weight(),
+    };
+    this.#pauseMs = this.#random.pick([100, 400, 1_500]);
+    const extents = [0, 1, 2, 8, 9, 40].slice(0, 2 + this.#random.below(5));
+    this.#client = new SimClient(this.#oracle, this.#random.fork('client'), {
+      extents,
+      depth: 1 + this.#random.below(12),
+      onViolation: (error) => (this.#failure ??= error),
+      log: (message) => this.#world.log(message),
+    });
+    this.#world.onServed = () => {
+      this.#onServed();
+    };
+  }
+
+  async run(): Promise<ScenarioResult> {
+    const world = this.#world;
+    try {
+      await this.#boot();
+      this.#work();
+      this.#disturb();
+      await world.runUntil(
+        () => this.#failure !== null || this.#client.completed >= this.#options.operations,
+        HEAL_LIMIT_MS,
+      );
+      if (this.#failure === null) await this.#heal();
+    } catch (error) {
+      this.#failure ??= asError(error);
+    }
+    return {
+      seed: this.#options.seed,
+      operations: this.#client.completed,
+      acknowledged: this.#client.acknowledged,
+      readsChecked: this.#client.readsChecked,
+      faults: this.#faultCount,
+      simulatedMs: Math.round(world.clock.nowMs()),
+      violation:
+        this.#failure === null ? null : `${this.#failure.name}: ${this.#failure.message}\n${this.#failure.stack ?? ''}`,
+      trace: world.trace,
+    };
+  }
+
+  /** Runs a callback of the simulated world; a violation ends the scenario. */
+  #guard(step: () => void): void {
+    if (this.#failure !== null) return;
+    try {
+      step();
+    } catch (error) {
+      this.#failure = asError(error);
+    }
+  }
+
+  async #boot(): Promise<void> {
+    const world = this.#world;
+    for (let index = 0; index < world.options.nodes; index++) await world.wait(world.startNode(index), 10_000);
+    world.createVolume();
+    await world.runUntil(() => false, 2_000);
+    this.#owner = this.#random.below(world.options.nodes);
+    void this.#keepOwned();
+    if (!(await world.runUntil(() => world.served !== null, 30_000))) throw new Error('the volume was never served');
+  }
+
+  // ---- the operator: keeps the volume owned by `#owner`, as the control plane does
+
+  async #keepOwned(): Promise<void> {
+    const world = this.#world;
+    for (;;) {
+      await this.#sleep(200);
+      if (this.#failure !== null) return;
+      const node = world.nodes[this.#owner];
+      if (node?.alive !== true) {
+        if (!this.#takingOver) this.#owner = this.#random.below(world.options.nodes);
+        continue;
+      }
+      await this.#converge(node.shard);
+    }
+  }
+
+  async #converge(shard: SimWorld['nodes'][number]['shard']): Promise<void> {
+    const { volumeId, nodes } = this.#world;
+    try {
+      for (const node of nodes) {
+        if (!node.alive) continue;
+        const served = (await node.shard.servedVolumes()).find((volume) => volume.volumeId === volumeId);
+        if (served === undefined) {
+          // The control plane also lets go of what the store says is owned there and is not.
+          if (node.shard !== shard && this.#random.chance(0.1))
+            void node.shard.releaseVolume(volumeId).catch(() => undefined);
+          continue;
+        }
+        if (node.shard !== shard || served.state === 'fenced')
+          void node.shard.releaseVolume(volumeId).catch(() => undefined);
+      }
+      const served = (await shard.servedVolumes()).find((volume) => volume.volumeId === volumeId);
+      if (served === undefined && !this.#takingOver) this.#take(shard);
+    } catch (error) {
+      this.#world.log(`operator: ${asError(error).message}`);
+    }
+  }
+
+  #take(shard: SimWorld['nodes'][number]['shard']): void {
+    this.#takingOver = true;
+    const done = (message: string): void => {
+      this.#takingOver = false;
+      this.#world.log(`take: ${message}`);
+    };
+    shard.takeVolume(this.#world.volumeId).then(
+      () => done('ok'),
+      (error: unknown) => {
+        if (asError(error).name === 'AssertionFailed') this.#failure ??= asError(error);
+        done(asError(error).message);
+      },
+    );
+    // A node that dies or freezes while it takes the volume never answers.
+    this.#world.clock.after(20_000, () => {
+      this.#takingOver = false;
+    });
+  }
+
+  #onServed(): void {
+    const { served } = this.#world;
+    this.#client.forget();
+    if (served === null) return;
+    this.#oracle.settle();
+    served.volume.setHandler(this.#client.handlerFor(served.volume, served.node));
+  }
+
+  // ---- the client
+
+  #work(): void {
+    this.#world.clock.after(this.#random.between(0.1, 3), () => {
+      this.#guard(() => {
+        const { served } = this.#world;
+        if (served?.node.alive === true && !this.#isFrozen(served.node)) this.#client.start(served.volume, served.node);
+        if (this.#random.chance(0.05)) served?.node.shard.assertConsistent();
+      });
+      if (!this.#healing && this.#failure === null) this.#work();
+    });
+  }
+
+  readonly #frozen = new Set<object>();
+
+  #isFrozen(node: object): boolean {
+    return this.#frozen.has(node);
+  }
+
+  // ---- faults
+
+  #disturb(): void {
+    this.#world.clock.after(this.#random.between(0.2, 2) * this.#pauseMs, () => {
+      if (this.#healing || this.#failure !== null) return;
+      this.#fault();
+      this.#disturb();
+    });
+  }
+
+  #fault(): void {
+    const kinds = Object.keys(this.#faults) as (keyof Faults)[];
+    const total = kinds.reduce((sum, kind) => sum + this.#faults[kind], 0);
+    if (total === 0) return;
+    let dice = this.#random.between(0, total);
+    const kind = kinds.find((candidate) => (dice -= this.#faults[candidate]) < 0) ?? 'reset';
+    this.#faultCount++;
+    this.#apply(kind);
+  }
+
+  #apply(kind: keyof Faults): void {
+    const world = this.#world;
+    const index = this.#random.below(world.options.nodes);
+    const node = world.nodes[index];
+    if (node === undefined) return;
+    switch (kind) {
+      case 'kill':
+        this.#crash(index, false);
+        return;
+      case 'power':
+        void this.#crashIfWhole(index);
+        return;
+      case 'reset':
+        world.log(`${node.setup.id} connections reset`);
+        if (node.alive) node.network.resetAll();
+        return;
+      case 'cut':
+        this.#cut(index);
+        return;
+      case 'freeze':
+        this.#freeze(index);
+        return;
+      case 'move':
+        this.#owner = index;
+        world.log(`operator moves the volume to ${node.setup.id}`);
+    }
+  }
+
+  #crash(index: number, powerLoss: boolean): void {
+    const world = this.#world;
+    const node = world.nodes[index];
+    if (node?.alive !== true || this.#isFrozen(node)) return;
+    const wasServing = world.served?.node === node;
+    world.crashNode(index, powerLoss);
+    if (wasServing) world.onServed();
+    world.clock.after(this.#random.pick([20, 500, 3_000, 8_000]), () => {
+      this.#restart(index);
+    });
+  }
+
+  /** Only when losing one drive's cache cannot lose acknowledged data: every copy is in sync, and nobody else is down. */
+  async #crashIfWhole(index: number): Promise<void> {
+    const { served, nodes } = this.#world;
+    if (served === null || nodes.some((node) => !node.alive) || this.#frozen.size > 0) return;
+    // The owner must have noticed the last loss before "in sync" says anything.
+    if (this.#world.clock.nowMs() - this.#lastPowerLossMs < POWER_LOSS_APART_MS) return;
+    const volumes = await served.node.shard.servedVolumes();
+    const whole = volumes.every(({ segments }) =>
+      segments.every(({ replicas }) => replicas.every(({ state }) => state === 'in-sync')),
+    );
+    if (!whole || nodes.some((node) => !node.alive)) return;
+    this.#lastPowerLossMs = this.#world.clock.nowMs();
+    this.#crash(index, true);
+  }
+
+  #restart(index: number): void {
+    if (this.#world.nodes[index]?.alive === true) return;
+    this.#world.log(`node-${index} restarts`);
+    this.#world.startNode(index).catch((error: unknown) => {
+      this.#failure ??= asError(error);
+    });
+  }
+
+  #cut(index: number): void {
+    const { fabric, options, log } = {
+      fabric: this.#world.fabric,
+      options: this.#world.options,
+      log: this.#world.log.bind(this.#world),
+    };
+    const other = (index + 1 + this.#random.below(options.nodes - 1)) % options.nodes;
+    const bothWays = this.#random.chance(0.6);
+    log(`link node-${index} ${bothWays ? '<>' : '>'} node-${other} cut`);
+    fabric.cut(`node-${index}`, `node-${other}`);
+    if (bothWays) fabric.cut(`node-${other}`, `node-${index}`);
+    this.#world.clock.after(this.#random.pick([50, 800, 4_000]), () => {
+      log('links heal');
+      fabric.healAll();
+    });
+  }
+
+  /** SIGSTOP: nothing of the node runs; its timers and what arrives wait. */
+  #freeze(index: number): void {
+    const node = this.#world.nodes[index];
+    if (node?.alive !== true || this.#isFrozen(node)) return;
+    this.#world.log(`node-${index} freezes`);
+    this.#frozen.add(node);
+    node.freeze();
+    this.#world.clock.after(this.#random.pick([200, 3_000, 9_000]), () => {
+      this.#world.log(`node-${index} thaws`);
+      this.#frozen.delete(node);
+      this.#guard(() => {
+        node.thaw();
+      });
+    });
+  }
+
+  // ---- the end: everything heals, and the copies are compared
+
+  async #heal(): Promise<void> {
+    const world = this.#world;
+    this.#healing = true;
+    world.log('healing');
+    await world.runUntil(() => this.#frozen.size === 0, 10_000);
+    world.fabric.healAll();
+    for (let index = 0; index < world.options.nodes; index++) this.#restart(index);
+    const clean = await this.#untilClean();
+    if (this.#failure !== null) return;
+    if (!clean) throw new Error(`the volume was not clean within ${HEAL_LIMIT_MS} simulated ms`);
+    const { served } = world;
+    if (served === null) throw new Error('the volume is not served');
+    this.#client.readAll(served.volume);
+    if (!(await world.runUntil(() => this.#client.inFlight === 0 || this.#failure !== null, HEAL_LIMIT_MS)))
+      throw new Error('reads never end');
+    const report = await this.#verify(served.node.shard);
+    if (report.differences.length > 0) throw new Error(`replicas differ: ${JSON.stringify(report.differences)}`);
+    if (report.copiesMin !== 3) throw new Error(`only ${report.copiesMin} copies are in sync`);
+    await world.runUntil(() => false, 100);
+    this.#checkBuffers();
+  }
+
+  /** A connection may still break of what was done to it before healing began: then it is tried again. */
+  async #verify(shard: SimWorld['nodes'][number]['shard']): Promise<VerifyReport> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#world.wait(shard.verifyVolume(this.#world.volumeId), HEAL_LIMIT_MS);
+      } catch (error) {
+        if (attempt === 5 || !(error instanceof BraidError) || error.code !== 'UNAVAILABLE') throw error;
+        await this.#world.runUntil(() => false, 2_000);
+      }
+    }
+  }
+
+  async #untilClean(): Promise<boolean> {
+    const world = this.#world;
+    const endMs = world.clock.nowMs() + HEAL_LIMIT_MS;
+    while (world.clock.nowMs() < endMs && this.#failure === null) {
+      await world.runUntil(() => this.#failure !== null, 500);
+      const node = world.served?.node;
+      if (node?.alive !== true || this.#client.inFlight > 0) continue;
+      const volume = (await node.shard.servedVolumes()).find(({ volumeId }) => volumeId === world.volumeId);
+      const whole = volume?.segments.every(({ replicas }) => replicas.every(({ state }) => state === 'in-sync'));
+      if (volume?.state === 'serving' && whole === true && node.shard === world.nodes[this.#owner]?.shard) return true;
+    }
+    return false;
+  }
+
+  #checkBuffers(): void {
+    for (const { slab, setup } of this.#world.nodes) {
+      for (const pool of [POOL_FRONTEND, POOL_PEER, POOL_INTERNAL] as const) {
+        if (slab.usedBytes(pool) !== 0)
+          throw new Error(`${setup.id} leaks ${slab.usedBytes(pool)} bytes of pool ${pool}`);
+      }
+    }
+  }
+
+  #sleep(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      this.#world.clock.after(ms, resolve);
+    });
+  }
+}
+
+export async function runScenario(options: ScenarioOptions): Promise<ScenarioResult> {
+  const result = await new Scenario(options).run();
+  await settled();
+  return result;
+}

@@ -1,0 +1,171 @@
+/**
+ * `Slab` in plain memory, and strict: releasing a buffer twice, or using one that is free, throws. A free buffer is filled with
+ * rubbish and reused as late as possible, so that a use after free shows.
+ */
+import { assert } from '../../../daemon/base/assert.js';
+import { crc32c } from '../../../daemon/base/crc32c.js';
+import { BLOCK_BYTES, KIB, MIB } from '../../../daemon/base/units.js';
+import { limits } from '../../../daemon/base/limits.js';
+import type { Clock } from '../../../daemon/ports/clock.js';
+import {
+  NO_BUFFER,
+  POOL_FRONTEND,
+  POOL_INTERNAL,
+  POOL_PEER,
+  type BufferId,
+  type Pool,
+  type Slab,
+} from '../../../daemon/ports/slab.js';
+
+const RUBBISH = 0xdd;
+const POOLS: readonly Pool[] = [POOL_FRONTEND, POOL_PEER, POOL_INTERNAL];
+
+export interface SimSlabOptions {
+  readonly clock: Clock;
+  /** By pool. */
+  readonly quotaBytes?: readonly [frontend: number, peer: number, internal: number];
+}
+
+const QUOTA_BYTES_DEFAULT = [8 * MIB, 8 * MIB, 4 * MIB] as const;
+
+export class SimSlab implements Slab {
+  readonly checksums: Uint32Array;
+  onAvailable: (pool: Pool) => void = () => undefined;
+  readonly #clock: Clock;
+  readonly #quotaBytes: readonly number[];
+  readonly #memory: Uint8Array;
+  readonly #blockCount: number;
+  /** By first block: references, blocks, pool. 0 references: not the start of a buffer in use. */
+  readonly #references: Uint32Array;
+  readonly #blocks: Uint8Array;
+  readonly #pool: Uint8Array;
+  readonly #used: Uint8Array;
+  readonly #usedBytes = [0, 0, 0];
+  readonly #refused = [false, false, false];
+  #cursor = 0;
+
+  constructor(options: SimSlabOptions) {
+    this.#clock = options.clock;
+    this.#quotaBytes = options.quotaBytes ?? QUOTA_BYTES_DEFAULT;
+    // Twice the quotas: buffers of different sizes leave gaps.
+    const totalBytes = 2 * this.#quotaBytes.reduce((sum, bytes) => sum + bytes, 0) + 2 * limits.payloadBytesMax;
+    this.#blockCount = Math.ceil(totalBytes / BLOCK_BYTES);
+    this.#memory = new Uint8Array(this.#blockCount * BLOCK_BYTES);
+    this.checksums = new Uint32Array(this.#blockCount);
+    this.#references = new Uint32Array(this.#blockCount);
+    this.#blocks = new Uint8Array(this.#blockCount);
+    this.#pool = new Uint8Array(this.#blockCount);
+    this.#used = new Uint8Array(this.#blockCount);
+  }
+
+  alloc(lengthBytes: number, pool: Pool): BufferId {
+    assert(lengthBytes > 0 && lengthBytes <= limits.payloadBytesMax, 'a buffer has 1 byte to 128 KiB');
+    const count = Math.ceil(lengthBytes / BLOCK_BYTES);
+    const usedBytes = this.usedBytes(pool) + count * BLOCK_BYTES;
+    const first = usedBytes <= (this.#quotaBytes[pool] ?? 0) ? this.#find(count) : -1;
+    if (first < 0) {
+      this.#refused[pool] = true;
+      return NO_BUFFER;
+    }
+    this.#references[first] = 1;
+    this.#blocks[first] = count;
+    this.#pool[first] = pool;
+    this.#used.fill(1, first, first + count);
+    this.#usedBytes[pool] = usedBytes;
+    this.#cursor = first + count;
+    return first + 1;
+  }
+
+  retain(buffer: BufferId): void {
+    const first = this.#firstOf(buffer);
+    this.#references[first] = (this.#references[first] ?? 0) + 1;
+  }
+
+  release(buffer: BufferId): void {
+    const first = this.#firstOf(buffer);
+    const references = (this.#references[first] ?? 0) - 1;
+    this.#references[first] = references;
+    if (references > 0) return;
+    const count = this.#blocks[first] ?? 0;
+    const pool = (this.#pool[first] ?? 0) as Pool;
+    this.#used.fill(0, first, first + count);
+    this.#memory.fill(RUBBISH, first * BLOCK_BYTES, (first + count) * BLOCK_BYTES);
+    this.checksums.fill(0xdddd_dddd, first, first + count);
+    this.#usedBytes[pool] = this.usedBytes(pool) - count * BLOCK_BYTES;
+    if (this.#refused[pool] !== true) return;
+    this.#refused[pool] = false;
+    this.#clock.after(0, () => this.onAvailable(pool));
+  }
+
+  bytes(buffer: BufferId, offsetBytes: number, lengthBytes: number): Uint8Array {
+    const start = this.#start(buffer, offsetBytes, lengthBytes);
+    return this.#memory.subarray(start, start + lengthBytes);
+  }
+
+  zero(buffer: BufferId, offsetBytes: number, lengthBytes: number): void {
+    this.bytes(buffer, offsetBytes, lengthBytes).fill(0);
+  }
+
+  copy(
+    target: BufferId,
+    targetOffsetBytes: number,
+    source: BufferId,
+    sourceOffsetBytes: number,
+    lengthBytes: number,
+  ): void {
+    this.bytes(target, targetOffsetBytes, lengthBytes).set(this.bytes(source, sourceOffsetBytes, lengthBytes));
+  }
+
+  computeChecksums(buffer: BufferId, offsetBytes: number, lengthBytes: number): void {
+    assert(offsetBytes % BLOCK_BYTES === 0, 'checksums are of whole blocks, or of the beginning of the last');
+    for (let done = 0; done < lengthBytes; done += BLOCK_BYTES) {
+      const bytes = this.bytes(buffer, offsetBytes + done, Math.min(BLOCK_BYTES, lengthBytes - done));
+      this.checksums[this.checksumIndex(buffer) + (offsetBytes + done) / BLOCK_BYTES] = crc32c(bytes);
+    }
+  }
+
+  checksumIndex(buffer: BufferId): number {
+    return this.#firstOf(buffer);
+  }
+
+  usedBytes(pool: Pool): number {
+    return this.#usedBytes[pool] ?? 0;
+  }
+
+  /** Throws unless every buffer was given back. */
+  assertEmpty(): void {
+    for (const pool of POOLS) {
+      assert(this.usedBytes(pool) === 0, `pool ${pool} still uses ${this.usedBytes(pool) / KIB} KiB`);
+    }
+  }
+
+  #firstOf(buffer: BufferId): number {
+    const first = buffer - 1;
+    assert((this.#references[first] ?? 0) > 0, `buffer ${buffer} is in use`);
+    return first;
+  }
+
+  #start(buffer: BufferId, offsetBytes: number, lengthBytes: number): number {
+    const first = this.#firstOf(buffer);
+    const sizeBytes = (this.#blocks[first] ?? 0) * BLOCK_BYTES;
+    assert(
+      offsetBytes >= 0 && lengthBytes >= 0 && offsetBytes + lengthBytes <= sizeBytes,
+      'a range is inside its buffer',
+    );
+    return first * BLOCK_BYTES + offsetBytes;
+  }
+
+  /** First of `count` consecutive free blocks, looked for after the buffer allocated last; -1: none. */
+  #find(count: number): number {
+    return this.#findIn(this.#cursor, this.#blockCount, count) ?? this.#findIn(0, this.#blockCount, count) ?? -1;
+  }
+
+  #findIn(from: number, to: number, count: number): number | null {
+    let run = 0;
+    for (let block = from; block < to; block++) {
+      run = this.#used[block] === 0 ? run + 1 : 0;
+      if (run === count) return block - count + 1;
+    }
+    return null;
+  }
+}

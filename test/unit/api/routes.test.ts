@@ -1,0 +1,387 @@
+import t from 'tap';
+import type { VolumeId } from '../../../daemon/base/ids.js';
+import { limits } from '../../../daemon/base/limits.js';
+import { ApiWorld } from './fixture.js';
+
+const GIB = 2 ** 30;
+const v1 = { name: 'v1', size: '64Mi' };
+
+t.test('probes: alive at once, ready when started, not ready without a lease', async (t) => {
+  const world = new ApiWorld('probes');
+  const cold = await world.serve(world.node('cold'));
+  t.match(await world.ask(cold, 'GET', '/healthz'), { status: 200, body: { status: 'ok' } });
+  t.match(await world.ask(cold, 'GET', '/readyz'), {
+    status: 503,
+    body: { ready: false, node: 'cold', reasons: [/starting/, /lease/] },
+  });
+  const warm = await new ApiWorld('ready').start(1);
+  t.ok(warm);
+  const other = new ApiWorld('ready 2');
+  const [api] = await other.start(1);
+  t.match(await other.ask(api, 'GET', '/readyz'), { status: 200, body: { ready: true, reasons: [] } });
+});
+
+t.test('cluster and nodes: health, counts, capacity, reasons', async (t) => {
+  const world = new ApiWorld('cluster');
+  const [a, b] = await world.start(3);
+  await world.ask(a, 'POST', '/v1/volumes', { ...v1, replicas: 3 });
+  t.match(await world.ask(b, 'GET', '/v1/cluster'), {
+    status: 200,
+    body: {
+      ...{ name: 'test', health: 'ok', reasons: [], nodes: { total: 3, healthy: 3 }, drives: { total: 3, healthy: 3 } },
+      ...{
+        volumes: { total: 1, healthy: 1 },
+        capacity: { rawBytes: 3 * GIB, usedBytes: 3 * 2 * 131_072, provisionedBytes: 192 * 2 ** 20 },
+      },
+    },
+  });
+  world.crash(b.node);
+  await world.sleep(limits.leaseTtlMs + 100);
+  const sick = await world.ask(a, 'GET', '/v1/cluster');
+  t.match(sick.body, {
+    health: 'degraded',
+    nodes: { total: 3, healthy: 2 },
+    drives: { healthy: 2 },
+    volumes: { healthy: 0 },
+  });
+  t.match(sick.body['reasons'], ['node node-b is not alive', /^volume v1 is degraded/]);
+  const nodes = await world.ask(a, 'GET', '/v1/nodes');
+  t.match(nodes.body['nodes'], [
+    { name: 'node-a', alive: true, driveCount: 1, apiAddress: 'http://node-a', labels: { rack: 'a' } },
+    { name: 'node-b', alive: false },
+    { name: 'node-c', alive: true },
+  ]);
+});
+
+t.test('drives: listed with what their nodes say, added here and elsewhere', async (t) => {
+  const world = new ApiWorld('drives');
+  const [a, b] = await world.start(2);
+  await world.ask(a, 'POST', '/v1/volumes', v1);
+  world.peers.cut.add('http://node-b');
+  const listed = await world.ask(a, 'GET', '/v1/drives');
+  t.match(listed.body['drives'], [
+    {
+      node: 'node-a',
+      path: '/drives/node-a',
+      driveClass: 'ssd',
+      capacityBytes: GIB,
+      usedBytes: 2 * 131_072,
+      state: 'open',
+      replicaCount: 1,
+    },
+    { node: 'node-b', state: 'unknown', reason: /node-b does not answer/, replicaCount: 1 },
+  ]);
+  world.peers.cut.clear();
+  const added = await world.ask(a, 'POST', '/v1/drives', {
+    path: '/drives/more',
+    capacity: '20Gi',
+    driveClass: 'nvme',
+    node: 'node-b',
+  });
+  t.match(added, {
+    status: 200,
+    body: { node: 'node-b', path: '/drives/more', driveClass: 'nvme', capacityBytes: 20 * GIB, state: 'open' },
+  });
+  t.equal(b.node.agent.drives.list().length, 2);
+  const id = String(added.body['id']);
+  t.match(await world.ask(a, 'GET', `/v1/drives/${id}`), { status: 200, body: { id, state: 'open' } });
+  const again = await world.ask(a, 'POST', '/v1/drives', { path: '/drives/more', capacity: '20Gi', node: 'node-b' });
+  t.match(again, { status: 409, body: { error: { code: 'ALREADY_EXISTS', retryable: false } } });
+});
+
+t.test('drives: errors', async (t) => {
+  const world = new ApiWorld('drive errors');
+  const [a, b] = await world.start(2);
+  const add = (body: object) => world.ask(a, 'POST', '/v1/drives', body);
+  t.match(await add({ path: '/x' }), {
+    status: 400,
+    body: { error: { code: 'INVALID_ARGUMENT', message: /needs "capacity"/ } },
+  });
+  t.match(await add({ path: 'relative', capacity: 1 }), {
+    status: 400,
+    body: { error: { message: /path is malformed/ } },
+  });
+  t.match(await add({ path: '/x', capacity: 'lots' }), {
+    status: 400,
+    body: { error: { message: /capacity is malformed.*Ki, Mi/ } },
+  });
+  t.match(await add({ path: '/x', capacity: '1Gi', driveClass: 'tape' }), {
+    status: 400,
+    body: { error: { message: /one of nvme, ssd, hdd/ } },
+  });
+  t.match(await add({ path: '/x', capacity: '1Gi', node: 'node-d' }), {
+    status: 404,
+    body: { error: { message: /did you mean "node-a"/ } },
+  });
+  t.match(await world.ask(a, 'GET', '/v1/drives/none'), { status: 404, body: { error: { code: 'NOT_FOUND' } } });
+  world.crash(b.node);
+  await world.sleep(limits.leaseTtlMs + 100);
+  t.match(await add({ path: '/x', capacity: '1Gi', node: 'node-b' }), {
+    status: 503,
+    body: { error: { code: 'UNAVAILABLE', retryable: true } },
+  });
+});
+
+t.test('volumes: created, listed, shown', async (t) => {
+  const world = new ApiWorld('volumes');
+  const [a, b] = await world.start(3);
+  const created = await world.ask(a, 'POST', '/v1/volumes', {
+    ...v1,
+    replicas: 3,
+    whenDegraded: 'fail',
+    labels: { app: 'db' },
+    segmentSize: '32Mi',
+  });
+  t.match(created, {
+    status: 200,
+    body: {
+      ...{
+        name: 'v1',
+        sizeBytes: 64 * 2 ** 20,
+        replicas: 3,
+        minInSync: 2,
+        whenDegraded: 'fail',
+        health: 'ok',
+        reason: '',
+      },
+      ...{ segmentBytes: 32 * 2 ** 20, labels: { app: 'db' }, epoch: 0, resync: { bytesDone: 0, bytesTotal: 0 } },
+    },
+  });
+  const shown = await world.ask(b, 'GET', '/v1/volumes/v1');
+  const segments = shown.body['segments'] as unknown as { replicas: { node: string }[] }[];
+  t.equal(segments.length, 2);
+  t.same(segments[0]?.replicas.map(({ node }) => node).sort(), ['node-a', 'node-b', 'node-c']);
+  t.match(segments[0]?.replicas[0], { state: 'in-sync', alive: true });
+  await world.ask(a, 'POST', '/v1/volumes', { name: 'another', size: 2 * GIB });
+  const listed = await world.ask(b, 'GET', '/v1/volumes');
+  t.match(listed.body['volumes'], [
+    { name: 'another', replicas: 2, sizeBytes: 2 * GIB },
+    { name: 'v1', health: 'ok' },
+  ]);
+});
+
+t.test('volumes: errors say what to do', async (t) => {
+  const world = new ApiWorld('volume errors');
+  const [a] = await world.start(2);
+  const create = (body: object) => world.ask(a, 'POST', '/v1/volumes', body);
+  await create(v1);
+  const cases: [object, number, string, RegExp][] = [
+    [v1, 409, 'ALREADY_EXISTS', /choose another name/],
+    [{ ...v1, name: 'Big One' }, 400, 'INVALID_ARGUMENT', /name is malformed; expected: Lower-case/],
+    [{ ...v1, name: 'v2', size: '1Ki' }, 400, 'INVALID_ARGUMENT', /1 MiB to 64 TiB/],
+    [{ ...v1, name: 'v2', replicas: 4 }, 400, 'INVALID_ARGUMENT', /replicas must be <= 3/],
+    [{ ...v1, name: 'v2', replicas: 3 }, 507, 'NO_SPACE', /3 copies need drives on 3 different nodes/],
+    [{ ...v1, name: 'v2', minInSync: 3 }, 400, 'INVALID_ARGUMENT', /minInSync 3 is more than/],
+    [{ ...v1, name: 'v2', replica: 2 }, 400, 'INVALID_ARGUMENT', /no field "replica"; did you mean "replicas"/],
+    [{ ...v1, name: 'v2', labels: { '-bad-': 'x' } }, 400, 'INVALID_ARGUMENT', /labels/],
+    [{}, 400, 'INVALID_ARGUMENT', /needs "name"/],
+  ];
+  for (const [body, status, code, message] of cases)
+    t.match(await create(body), { status, body: { error: { code, message } } });
+  t.match(await world.ask(a, 'GET', '/v1/volumes/v11'), {
+    status: 404,
+    body: { error: { message: /no volume "v11"; did you mean "v1"/ } },
+  });
+  t.match(await world.ask(a, 'DELETE', '/v1/volumes/nothing-like-it'), {
+    status: 404,
+    body: { error: { code: 'NOT_FOUND' } },
+  });
+  t.match(await world.ask(a, 'GET', '/v1/volumes/BAD'), { status: 400, body: { error: { code: 'INVALID_ARGUMENT' } } });
+});
+
+t.test('volumes: deletion is refused while attached, unless forced', async (t) => {
+  const world = new ApiWorld('delete');
+  const [a, b] = await world.start(2);
+  const { body } = await world.ask(a, 'POST', '/v1/volumes', v1);
+  await world.ask(a, 'POST', '/v1/volumes/v1/attach', { node: 'node-b' });
+  t.match(await world.ask(a, 'DELETE', '/v1/volumes/v1'), {
+    status: 409,
+    body: { error: { code: 'CONFLICT', message: /node-b/ } },
+  });
+  t.match(await world.ask(a, 'DELETE', '/v1/volumes/v1?force=true'), { status: 200, body: { name: 'v1' } });
+  t.match(await world.ask(b, 'GET', '/v1/volumes'), { body: { volumes: [] } });
+  await world.until(
+    'its records are gone',
+    async () => (await world.state.volume(String(body['id']) as VolumeId)) === null,
+  );
+  t.match(await world.ask(a, 'DELETE', '/v1/volumes/v1?forse=true'), {
+    status: 400,
+    body: { error: { message: /did you mean "force"/ } },
+  });
+});
+
+t.test('attach and detach through any node', async (t) => {
+  const world = new ApiWorld('attach');
+  const [a, b] = await world.start(2);
+  await world.ask(a, 'POST', '/v1/volumes', v1);
+  const attached = await world.ask(a, 'POST', '/v1/volumes/v1/attach', { node: 'node-b', device: true });
+  t.match(attached, {
+    status: 200,
+    body: { node: 'node-b', nbdUri: 'nbd+unix:///v1?socket=%2Frun%2Fnode-b.sock', device: '/dev/loop0' },
+  });
+  const shown = await world.ask(a, 'GET', '/v1/volumes/v1');
+  t.match(shown.body, {
+    ...{ owner: 'node-b', epoch: 1, node: 'node-b', device: '/dev/loop0', nbdUri: /^nbd\+unix/, health: 'ok' },
+    attachment: { node: 'node-b', device: true, state: 'serving', error: '' },
+  });
+  t.match(await world.ask(a, 'POST', '/v1/volumes/v1/attach'), { status: 409, body: { error: { code: 'CONFLICT' } } });
+  b.node.devices.busy.add('v1');
+  t.match(await world.ask(a, 'POST', '/v1/volumes/v1/detach'), {
+    status: 409,
+    body: { error: { code: 'CONFLICT', message: /mounted/ } },
+  });
+  t.match(await world.ask(a, 'POST', '/v1/volumes/v1/detach', { force: true }), {
+    status: 200,
+    body: { released: true },
+  });
+  t.equal(b.node.devices.attached.size, 0);
+  t.match(await world.ask(a, 'POST', '/v1/volumes/v1/detach'), { status: 200, body: { released: true } }, 'idempotent');
+  t.match(await world.ask(a, 'POST', '/v1/volumes/v1/attach'), { status: 200, body: { node: 'node-a' } });
+});
+
+t.test('attach: errors', async (t) => {
+  const world = new ApiWorld('attach errors');
+  const [a, b] = await world.start(2);
+  await world.ask(a, 'POST', '/v1/volumes', v1);
+  const attach = (body: object, name = 'v1') => world.ask(a, 'POST', `/v1/volumes/${name}/attach`, body);
+  t.match(await attach({}, 'v2'), { status: 404, body: { error: { message: /did you mean "v1"/ } } });
+  t.match(await attach({ node: 'node-x' }), { status: 404, body: { error: { message: /no node "node-x"/ } } });
+  t.match(await attach({ devise: true }), { status: 400, body: { error: { message: /did you mean "device"/ } } });
+  for (let i = 0; i < 20; i++) b.node.shard.fail('takeVolume', 'UNAVAILABLE', 'no copy answers');
+  t.match(await attach({ node: 'node-b', timeoutMs: 500 }), {
+    status: 504,
+    body: { error: { code: 'TIMEOUT', message: /no copy answers/, retryable: true } },
+  });
+  world.crash(b.node);
+  await world.sleep(limits.leaseTtlMs + 100);
+  t.match(await attach({ node: 'node-b' }), {
+    status: 503,
+    body: { error: { code: 'UNAVAILABLE', message: /node-b is not alive/ } },
+  });
+  t.match(await attach({}), { status: 200, body: { node: 'node-a' } }, 'taken over from the dead node');
+});
+
+t.test('detach when the node does not answer or is dead', async (t) => {
+  const world = new ApiWorld('detach');
+  const [a, b] = await world.start(2);
+  await world.ask(a, 'POST', '/v1/volumes', v1);
+  await world.ask(a, 'POST', '/v1/volumes/v1/attach', { node: 'node-b' });
+  world.peers.cut.add('http://node-b');
+  const refused = await world.ask(a, 'POST', '/v1/volumes/v1/detach');
+  t.match(refused, { status: 503, body: { error: { code: 'UNAVAILABLE', message: /cannot be reached.*with force/ } } });
+  t.match(await world.ask(a, 'POST', '/v1/volumes/v1/detach', { force: true }), {
+    status: 200,
+    body: { released: true },
+  });
+  t.equal(b.node.shard.volumes.size, 0, 'the node follows through the store');
+  world.peers.cut.clear();
+  await world.ask(a, 'POST', '/v1/volumes/v1/attach', { node: 'node-b' });
+  world.crash(b.node);
+  await world.sleep(limits.leaseTtlMs + 100);
+  t.match(await world.ask(a, 'POST', '/v1/volumes/v1/detach'), { status: 200, body: { released: false } });
+});
+
+t.test('verify: by the owner, or here when there is none', async (t) => {
+  const world = new ApiWorld('verify');
+  const [a, b] = await world.start(2);
+  await world.ask(a, 'POST', '/v1/volumes', v1);
+  const report = {
+    extentsCompared: 4,
+    bytesCompared: 524_288,
+    copiesMin: 2,
+    differences: [{ segment: 0, extent: 3, driveIds: ['d1'] }],
+  };
+  t.same(await world.ask(a, 'POST', '/v1/volumes/v1/verify'), { status: 200, body: report });
+  await world.ask(a, 'POST', '/v1/volumes/v1/attach', { node: 'node-b' });
+  t.same(await world.ask(a, 'POST', '/v1/volumes/v1/verify'), { status: 200, body: report });
+  t.ok(b.node.shard.calls.includes('verifyVolume'));
+  t.match(await world.ask(a, 'POST', '/v1/volumes/nope/verify'), { status: 404 });
+});
+
+t.test('events and stats, with names', async (t) => {
+  const world = new ApiWorld('events');
+  const [a, b] = await world.start(2);
+  await world.ask(a, 'POST', '/v1/volumes', v1);
+  await world.ask(b, 'POST', '/v1/volumes/v1/attach');
+  await world.run(a.node.agent.context.events.flush());
+  const { body } = await world.ask(b, 'GET', '/v1/events?limit=2');
+  t.match(body['events'], [
+    {},
+    { severity: 'info', node: 'node-a', subject: 'volume/v1', message: /^created: 64 MiB, 2 copies/ },
+  ]);
+  t.match(await world.ask(b, 'GET', `/v1/events?after=${String(body['next'])}`), {
+    body: { events: [], next: body['next'] },
+  });
+  t.match(await world.ask(b, 'GET', '/v1/events?limit=0'), { status: 400, body: { error: { message: /limit/ } } });
+  t.match(await world.ask(b, 'GET', '/v1/events?limit=x'), { status: 400 });
+  await world.until('the status is known', () => b.node.agent.attachments.served().length > 0);
+  t.match(await world.ask(b, 'GET', '/v1/stats'), {
+    body: {
+      node: 'node-b',
+      volumes: [
+        {
+          name: 'v1',
+          state: 'serving',
+          inFlight: 1,
+          connections: 2,
+          write: { operations: 3, latencyBuckets: [0, 1, 2] },
+        },
+      ],
+      drives: [{ path: '/drives/node-b', state: 'open', usedBytes: 2 * 131_072 }],
+      shards: [{ index: 0, slabUsedBytes: { frontend: 1, peer: 2, internal: 3 } }],
+    },
+  });
+});
+
+t.test('metrics in the Prometheus format', async (t) => {
+  const world = new ApiWorld('metrics');
+  const [a] = await world.start(2);
+  await world.ask(a, 'POST', '/v1/volumes', v1);
+  await world.ask(a, 'POST', '/v1/volumes/v1/attach');
+  const response = await world.inject(a.app, { url: '/metrics' });
+  t.match(response.headers, { 'content-type': /^text\/plain; version=0\.0\.4/ });
+  for (const line of [
+    '# TYPE braid_volume_latency_seconds histogram',
+    'braid_volume_operations_total{volume="v1",operation="write"} 3',
+    'braid_volume_bytes_total{volume="v1",operation="write"} 12288',
+    'braid_volume_latency_seconds_bucket{volume="v1",operation="write",le="0.000002"} 1',
+    'braid_volume_latency_seconds_bucket{volume="v1",operation="write",le="0.000004"} 3',
+    'braid_volume_latency_seconds_bucket{volume="v1",operation="write",le="+Inf"} 3',
+    'braid_volume_latency_seconds_count{volume="v1",operation="write"} 3',
+    'braid_volume_in_flight{volume="v1"} 1',
+    'braid_volume_degraded_replicas{volume="v1"} 0',
+    'braid_slab_used_bytes{shard="0",pool="peer"} 2',
+    'braid_store_bytes 4096',
+  ]) {
+    t.ok(response.body.includes(`${line}\n`), line);
+  }
+  t.match(response.body, /braid_drive_metadata_bytes\{drive="[^"]+",path="\/drives\/node-a"\} 4096/);
+});
+
+t.test('what is not a request of ours', async (t) => {
+  const world = new ApiWorld('foreign');
+  const [a] = await world.start(1);
+  t.match(await world.ask(a, 'GET', '/v1/volums'), {
+    status: 404,
+    body: { error: { code: 'NOT_FOUND', message: /did you mean "\/v1\/volumes"/ } },
+  });
+  const post = (payload: string, headers: Record<string, string>) =>
+    world.inject(a.app, { method: 'POST', url: '/v1/volumes', payload, headers });
+  const json = { 'content-type': 'application/json' };
+  for (const [payload, headers] of [
+    ['{"name":', json],
+    ['{"__proto__":{}}', json],
+    ['name=v1', { 'content-type': 'application/x-www-form-urlencoded' }],
+    [JSON.stringify({ ...v1, name: 'x'.repeat(2 ** 20) }), json],
+    [JSON.stringify(v1), { ...json, 'sec-fetch-site': 'cross-site' }],
+    ['', json],
+  ] as const) {
+    const response = await post(payload, headers);
+    t.equal(response.statusCode, 400);
+    t.match(response.json(), { error: { code: 'INVALID_ARGUMENT', retryable: false } });
+  }
+  a.node.shard.fail('stats', 'INTERNAL', 'x');
+  Object.assign(a.node.shard, { stats: () => Promise.reject(new TypeError('a secret')) });
+  const broken = await world.ask(a, 'GET', '/v1/stats');
+  t.match(broken, { status: 500, body: { error: { code: 'INTERNAL', message: /its log has the details/ } } });
+});
