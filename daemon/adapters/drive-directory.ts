@@ -4,7 +4,7 @@
  * All or nothing: upon failure what was made is removed again.
  */
 import { execFile } from 'node:child_process';
-import { mkdir, open, readdir, rm, rmdir, truncate } from 'node:fs/promises';
+import { mkdir, open, readdir, rm, rmdir, statfs, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { asError, BraidError } from '../base/errors.js';
@@ -21,6 +21,8 @@ export interface DriveDirectory {
 const run = promisify(execFile);
 /** Slot 0 holds no data. */
 const SLOTS_MIN = 2;
+/** What is left free beside the data area, for the metadata of its extents: with checksums some 300 bytes for 128 KiB. */
+const METADATA_SHARE = 1 / 128;
 
 export async function createDriveDirectory({ directory, capacityBytes, format }: DriveDirectory): Promise<void> {
   const slotCount = Math.floor(capacityBytes / EXTENT_BYTES);
@@ -32,6 +34,7 @@ export async function createDriveDirectory({ directory, capacityBytes, format }:
   }
   const isNew = await makeEmpty(directory);
   try {
+    await checkSpace(directory, slotCount * EXTENT_BYTES);
     if (await reserve(join(directory, 'data'), slotCount * EXTENT_BYTES)) {
       await prewrite(join(directory, 'data'), Math.min(slotCount * EXTENT_BYTES, limits.prewriteBytesMax));
     }
@@ -58,6 +61,18 @@ async function makeEmpty(directory: string): Promise<boolean> {
     });
   }
   throw new BraidError('CONFLICT', `${directory} is not empty; empty it, or give another directory`);
+}
+
+/** Asks first: `fallocate` takes all that is free before it fails, and whoever else writes there meets a full file system. */
+async function checkSpace(directory: string, dataBytes: number): Promise<void> {
+  const { bavail, bsize } = await statfs(directory);
+  const neededBytes = Math.ceil(dataBytes * (1 + METADATA_SHARE));
+  if (neededBytes <= bavail * bsize) return;
+  throw new BraidError(
+    'NO_SPACE',
+    `a drive of ${formatSize(dataBytes)} and its metadata need ${formatSize(neededBytes)}, but the file system of ` +
+      `${directory} has ${formatSize(bavail * bsize)} free; free some, or give a smaller capacity`,
+  );
 }
 
 /** False when the file had to be left sparse. */

@@ -1,5 +1,5 @@
 /** Making a drive's directory: all or nothing. */
-import { existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, statSync, statfsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { createDriveDirectory } from '../../../daemon/adapters/drive-directory.js';
@@ -55,5 +55,15 @@ t.test('refuses too little and too much', async (t) => {
     code: 'NO_SPACE',
     message: /smaller capacity/,
   });
+  t.notOk(existsSync(directory));
+});
+
+t.test('too much is refused before any space is taken from others', async (t) => {
+  const directory = join(t.testdir(), 'drive');
+  const { bavail, bsize } = statfsSync(t.testdirName);
+  const capacityBytes = bavail * bsize + EXTENT_BYTES;
+  // Without fallocate the file would be sparse, so that nothing but the question before can refuse it.
+  t.intercept(process, 'env', { value: { ...process.env, PATH: t.testdirName } });
+  await t.rejects(createDriveDirectory({ directory, capacityBytes, format: nothing }), { code: 'NO_SPACE' });
   t.notOk(existsSync(directory));
 });
