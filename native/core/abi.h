@@ -13,7 +13,7 @@
   X(BLOCK_BYTES, 4096)                                                                                       \
   X(BUFFER_BYTES_MAX, 131072)                                                                                \
   X(RECORD_WORDS, 16)                                                                                        \
-  X(EVENTS_MAX, 1024)                                                                                        \
+  X(EVENTS_MAX, 16)                                                                                          \
   X(COMMANDS_MAX, 4096)                                                                                      \
   /* Low bits of a connection's id: its slot, which is its index in the table of unsent bytes. */            \
   X(CONNECTION_SLOT_BITS, 12)                                                                                \

@@ -6,12 +6,15 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "clock.h"
 #include "crc32c.h"
 
 namespace braid {
 namespace {
 
 constexpr uint64_t PAGE = abi::BLOCK_BYTES;
+// With more requests in flight there is always something to do, and looking takes time from who does it.
+constexpr uint32_t SPIN_IN_FLIGHT_MAX = 2;
 
 uint64_t place(uint64_t* end, uint64_t lengthBytes) {
   const uint64_t at = *end;
@@ -148,7 +151,18 @@ int Engine::enter(int64_t timeoutNs) {
     const int64_t left = std::max<int64_t>(deadline - monotonicNs(), 0);
     if (timeoutNs < 0 || left < timeoutNs) timeoutNs = left;
   }
-  return core_.ring.submitAndWait(timeoutNs);
+  if (timeoutNs == 0 || sockets_.nbdInFlight() > SPIN_IN_FLIGHT_MAX) return core_.ring.submitAndWait(timeoutNs, 0);
+  return waitForClient(timeoutNs);
+}
+
+// Few requests are in flight: somebody may be waiting for each step of one, or about to send the next.
+int Engine::waitForClient(int64_t timeoutNs) {
+  const int64_t startNs = monotonicNs();
+  if (sockets_.takeHasReplied()) repliedAtNs_ = startNs;
+  const bool isBusy = sockets_.nbdInFlight() > 0 || startNs - repliedAtNs_ < Spinner::WINDOW_MAX_NS;
+  const int result = core_.ring.submitAndWait(timeoutNs, isBusy ? spinner_.windowNs() : 0);
+  if (isBusy) spinner_.note(monotonicNs() - startNs);
+  return result;
 }
 
 void Engine::dispatch(const Completion& completion) {
@@ -166,13 +180,19 @@ void Engine::dispatch(const Completion& completion) {
   }
 }
 
+// Every completion adds at most one event that it did not check for room itself.
+void Engine::drain(uint32_t eventsMax) {
+  Completion completion;
+  while (core_.events.count() < eventsMax && core_.ring.next(&completion)) dispatch(completion);
+}
+
 uint32_t Engine::collect() {
   core_.events.clear();
   if (sockets_.nextDeadlineNs() != 0) sockets_.onTime(monotonicNs());
+  // A batch is small, and both what completes and what was held up get their share of it.
+  drain(abi::EVENTS_MAX / 2);
   sockets_.resume();
-  Completion completion;
-  // Every completion adds at most one event that it did not check for room itself.
-  while (core_.events.hasRoom() && core_.ring.next(&completion)) dispatch(completion);
+  drain(abi::EVENTS_MAX);
   sockets_.emitClosed();
   drives_.emitClosed();
   if (core_.events.count() > 0) core_.stats.batches++;

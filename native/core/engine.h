@@ -18,6 +18,7 @@
 #include "core.h"
 #include "drives.h"
 #include "sockets.h"
+#include "spinner.h"
 
 namespace braid {
 
@@ -110,6 +111,8 @@ class Engine {
   SlabMemory slabMemory() const;
   void execute(const abi::Record& command);
   void dispatch(const Completion& completion);
+  void drain(uint32_t eventsMax);
+  int waitForClient(int64_t timeoutNs);
 
   SharedMemory* memory_;
   const Layout layout_;
@@ -120,6 +123,8 @@ class Engine {
   bool isWatching_ = false;
   bool hasWatchFired_ = false;
   bool isStopping_ = false;
+  Spinner spinner_;
+  int64_t repliedAtNs_ = 0;
 };
 
 }  // namespace braid

@@ -53,7 +53,10 @@ Sockets::Step Sockets::parseNbdHeader(Connection& connection) {
   connection.nbdRemaining = request.length;
   connection.nbdIsFirst = true;
   connection.wasLarge = false;
-  if (request.type != NBD_CMD_DISC) connection.nbdInFlight++;
+  if (request.type != NBD_CMD_DISC) {
+    connection.nbdInFlight++;
+    nbdInFlight_++;
+  }
   startNbdPiece(connection);
   return Step::PROGRESS;
 }

@@ -3,15 +3,19 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "assert.h"
+#include "clock.h"
 
 namespace braid {
 namespace {
 
 constexpr unsigned SUBMISSIONS = 1024;
 constexpr unsigned COMPLETIONS = 8192;
+// The clock is read once for so many looks.
+constexpr int LOOKS_PER_TIME = 16;
 // The kernel's bound on one registered buffer is 1 GiB.
 constexpr uint64_t REGISTERED_BYTES_MAX = 1ull << 30;
 
@@ -24,7 +28,8 @@ Ring::~Ring() {
 
 int Ring::open() {
   // Newest first; older kernels refuse flags that they do not know.
-  const unsigned flagSets[] = {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN, IORING_SETUP_COOP_TASKRUN, 0};
+  const unsigned flagSets[] = {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+                               IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG, 0};
   int result = -EINVAL;
   for (const unsigned flags : flagSets) {
     io_uring_params params = {};
@@ -84,9 +89,25 @@ void Ring::cancel(Op op, uint32_t slot) {
   tag(sqe, Op::IGNORE, 0);
 }
 
-int Ring::submitAndWait(int64_t timeoutNs) {
+// Looks without a system call, but for those that run the kernel's deferred work, which the ring's flags announce.
+bool Ring::spin(int64_t spinNs) {
+  const int64_t until = monotonicNs() + spinNs;
+  io_uring_cqe* cqe = nullptr;
+  do {
+    for (int i = 0; i < LOOKS_PER_TIME; i++) {
+      if (io_uring_peek_cqe(&ring_, &cqe) == 0) return true;
+    }
+  } while (monotonicNs() < until);
+  return false;
+}
+
+int Ring::submitAndWait(int64_t timeoutNs, int64_t spinNs) {
   int result;
   enterCount_++;
+  if (timeoutNs != 0 && spinNs > 0) {
+    io_uring_submit_and_get_events(&ring_);
+    if (spin(timeoutNs < 0 ? spinNs : std::min(spinNs, timeoutNs))) return 0;
+  }
   if (timeoutNs == 0 || hasCompletions()) {
     result = io_uring_submit_and_get_events(&ring_);
   } else if (timeoutNs < 0) {

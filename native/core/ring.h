@@ -46,8 +46,9 @@ class Ring {
   // Cancels the request with this tag; its completion says so.
   void cancel(Op op, uint32_t slot);
 
-  // Submits everything and waits for a completion: `timeoutNs` < 0 for as long as it takes, 0 not at all. 0 or -errno.
-  int submitAndWait(int64_t timeoutNs);
+  // Submits everything and waits for a completion: `timeoutNs` < 0 for as long as it takes, 0 not at all. It looks for one
+  // for `spinNs` of this before it blocks. 0 or -errno.
+  int submitAndWait(int64_t timeoutNs, int64_t spinNs);
   bool hasCompletions() const { return io_uring_cq_ready(&ring_) > 0; }
   bool needsTurn() const { return hasCompletions() || io_uring_sq_ready(&ring_) > 0; }
   // Takes one completion; false when there is none.
@@ -63,6 +64,8 @@ class Ring {
   bool hasFixedBuffers() const { return !buffers_.empty(); }
 
  private:
+  bool spin(int64_t spinNs);
+
   io_uring ring_ = {};
   bool isOpen_ = false;
   bool hasFiles_ = false;

@@ -1,11 +1,11 @@
 // Life of connections and listeners. Receiving is in receive*.cc, sending in transmit.cc.
+#include "clock.h"
 #include "sockets.h"
 
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -25,12 +25,6 @@ constexpr int64_t LINGER_NBD_NS = 2000 * 1000000ll;
 constexpr int64_t ACCEPT_RETRY_NS = 100 * 1000000ll;
 
 }  // namespace
-
-int64_t monotonicNs() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec * 1000000000ll + now.tv_nsec;
-}
 
 Sockets::Sockets(Core& core, uint32_t* announced, uint32_t* unsent)
     : core_(core), unsent_(unsent), announced_(announced), announcements_(core.slab.blockCount()) {
@@ -161,6 +155,8 @@ void Sockets::settle(Connection& connection) {
     ::close(connection.fd);
     connection.fd = -1;
   }
+  nbdInFlight_ -= connection.nbdInFlight;  // nobody waits for these replies
+  connection.nbdInFlight = 0;
   connection.queue.clear();
   if (connection.payloadBuffer != NO_BUFFER) core_.slab.release(connection.payloadBuffer);
   connection.payloadBuffer = NO_BUFFER;

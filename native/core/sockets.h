@@ -58,6 +58,14 @@ class Sockets {
   void flush();    // starts sending what was queued
   void emitClosed();
   bool hasBacklog() const;
+  // NBD requests without their final reply, over all connections.
+  uint32_t nbdInFlight() const { return nbdInFlight_; }
+  // Whether a request has got its final reply since this was last asked.
+  bool takeHasReplied() {
+    const bool hasReplied = hasReplied_;
+    hasReplied_ = false;
+    return hasReplied;
+  }
   bool hasUnsent() const { return !dirty_.empty(); }
   // 0 when nothing is timed.
   int64_t nextDeadlineNs() const;
@@ -134,6 +142,8 @@ class Sockets {
   std::deque<uint32_t> freeSlots_;
   uint32_t connectionCount_ = 0;
   uint32_t acceptedCount_ = 0;
+  uint32_t nbdInFlight_ = 0;
+  bool hasReplied_ = false;
   std::vector<Listener> listeners_;
   uint32_t listenerCount_ = 0;
   bool isStopping_ = false;
@@ -155,7 +165,5 @@ class Sockets {
   };
   std::vector<Announcement> announcements_;
 };
-
-int64_t monotonicNs();
 
 }  // namespace braid

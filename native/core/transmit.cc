@@ -1,6 +1,7 @@
 // Sending: frames and NBD replies are packed into a connection's queue, and one call sends all that is queued.
 #include <cerrno>
 
+#include "clock.h"
 #include "sockets.h"
 
 namespace braid {
@@ -9,6 +10,9 @@ namespace {
 // Copied payload (control messages, handshakes) that may wait for one peer.
 constexpr uint64_t COPIED_BYTES_MAX = 8ull << 20;
 constexpr uint32_t NBD_ERROR_PAYLOAD_BYTES = 6;
+// From here on copying costs more than having a kernel thread do it beside us. It does not block there either: the kernel
+// polls the socket instead.
+constexpr uint64_t ASYNC_SEND_BYTES_MIN = 65536;
 
 FrameHeader headerOf(const abi::Record& command) {
   const uint32_t* words = command.words;
@@ -62,6 +66,7 @@ void Sockets::send(Connection& connection, int64_t nowNs) {
     io_uring_prep_sendmsg(sqe, connection.fd, &connection.message, MSG_NOSIGNAL | MSG_WAITALL);
   }
   useFile(connection, sqe);
+  if (connection.queue.bufferBytes() >= ASYNC_SEND_BYTES_MIN) sqe->flags |= IOSQE_ASYNC;
   core_.ring.tag(sqe, Op::SEND, connection.slot);
   connection.isSending = true;
   connection.sendStartedNs = nowNs;
@@ -241,6 +246,8 @@ void Sockets::sendNbd(const abi::Record& command) {
 void Sockets::finishNbdRequest(Connection& connection) {
   BRAID_ASSERT(connection.nbdInFlight > 0, "each NBD request has one final reply");
   core_.stats.nbdReplies++;
+  nbdInFlight_--;
+  hasReplied_ = true;
   if (connection.nbdInFlight-- == core_.limits.nbdRequestsMax) makeRunnable(connection);
 }
 
