@@ -1,6 +1,7 @@
 // What the parts of an engine share: its ring, slab, event queue, limits and counters. Engine thread only.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <deque>
@@ -31,12 +32,18 @@ struct Stats {
   uint64_t batches = 0, events = 0, commands = 0, poolWaits = 0, connectionsRefused = 0;
 };
 
+// The events of one batch. It is small, in number and in the payload that its events bring or ask for: client, thread and
+// drive then work side by side; with large ones each waits for the others.
 class EventQueue {
  public:
+  static constexpr uint32_t PAYLOAD_BYTES_MAX = 256 << 10;
+
   explicit EventQueue(abi::Record* records) : records_(records) {}
-  bool hasRoom() const { return count_ < abi::EVENTS_MAX; }
+  bool hasRoom() const { return count_ < abi::EVENTS_MAX && payloadBytes_ < PAYLOAD_BYTES_MAX; }
   uint32_t count() const { return count_; }
-  void clear() { count_ = 0; }
+  void clear() { count_ = payloadBytes_ = 0; }
+  // What the last event brings or asks for.
+  void weigh(uint32_t payloadBytes) { payloadBytes_ += std::min(payloadBytes, PAYLOAD_BYTES_MAX); }
   // The words of a new event, zero but for its kind and target.
   uint32_t* add(uint32_t kind, uint32_t target) {
     BRAID_ASSERT(hasRoom(), "whoever adds an event has checked that there is room");
@@ -50,6 +57,7 @@ class EventQueue {
  private:
   abi::Record* records_;
   uint32_t count_ = 0;
+  uint32_t payloadBytes_ = 0;
 };
 
 // Who waits for a buffer, first come first served per pool: connections by id, and JavaScript as JAVASCRIPT.

@@ -235,6 +235,7 @@ void Drives::finish(uint32_t index, int32_t result) {
   uint32_t* words = core_.events.add(abi::EVENT_DISK, operation.drive);
   words[abi::WORD_TAG] = operation.tag;
   words[abi::WORD_STATUS] = static_cast<uint32_t>(result);
+  core_.events.weigh(operation.done);
   if (operation.buffer != NO_BUFFER) core_.slab.release(operation.buffer);
   const uint32_t slot = operation.drive - 1;
   drives_[slot].inFlight--;

@@ -183,13 +183,13 @@ void Engine::dispatch(const Completion& completion) {
 // Every completion adds at most one event that it did not check for room itself.
 void Engine::drain(uint32_t eventsMax) {
   Completion completion;
-  while (core_.events.count() < eventsMax && core_.ring.next(&completion)) dispatch(completion);
+  while (core_.events.hasRoom() && core_.events.count() < eventsMax && core_.ring.next(&completion)) dispatch(completion);
 }
 
 uint32_t Engine::collect() {
   core_.events.clear();
   if (sockets_.nextDeadlineNs() != 0) sockets_.onTime(monotonicNs());
-  // A batch is small, and both what completes and what was held up get their share of it.
+  // Both what completes and what was held up get their share of a batch.
   drain(abi::EVENTS_MAX / 2);
   sockets_.resume();
   drain(abi::EVENTS_MAX);

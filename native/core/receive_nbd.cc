@@ -77,6 +77,7 @@ void Sockets::deliverNbd(Connection& connection) {
   const uint64_t offset = std::min(connection.nbdOffset, OFFSET_MAX);
   const bool isLast = !isPiece || connection.nbdRemaining == length;
   uint32_t* words = core_.events.add(abi::EVENT_NBD_REQUEST | static_cast<uint32_t>(request.type) << 16, connection.id);
+  core_.events.weigh(length);
   words[abi::WORD_BUFFER] = connection.payloadBuffer;  // with its reference
   words[abi::WORD_NBD_FLAGS] =
       request.flags | static_cast<uint32_t>(connection.nbdIsFirst) << 16 | static_cast<uint32_t>(isLast) << 17;

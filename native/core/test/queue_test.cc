@@ -1,6 +1,7 @@
 #include <random>
 #include <unordered_map>
 
+#include "../core.h"
 #include "../send_queue.h"
 #include "../tag_table.h"
 #include "test.h"
@@ -88,6 +89,26 @@ TEST(send_queue_keeps_order_through_partial_sends) {
   CHECK_EQUAL(test.queue.frameCount(), 0u);
   CHECK_EQUAL(test.queue.copiedBytes(), 0u);
   CHECK_EQUAL(test.slab.usedBytes(0), 0u);
+}
+
+TEST(batch_ends_with_its_last_event_or_with_enough_payload) {
+  std::vector<abi::Record> records(abi::EVENTS_MAX);
+  EventQueue events(records.data());
+  for (uint32_t i = 0; i < abi::EVENTS_MAX; i++) {
+    CHECK(events.hasRoom());
+    events.add(abi::EVENT_DISK, 1);
+    events.weigh(abi::BLOCK_BYTES);
+  }
+  CHECK(!events.hasRoom());
+  events.clear();
+  events.add(abi::EVENT_DISK, 1);
+  events.weigh(abi::BUFFER_BYTES_MAX);
+  CHECK(events.hasRoom());
+  events.add(abi::EVENT_NBD_REQUEST, 1);
+  events.weigh(UINT32_MAX);
+  CHECK(!events.hasRoom());
+  events.clear();
+  CHECK(events.hasRoom());
 }
 
 TEST(tag_table_matches_a_map_under_random_use) {
