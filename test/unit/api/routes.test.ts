@@ -327,7 +327,14 @@ t.test('events and stats, with names', async (t) => {
           write: { operations: 3, latencyBuckets: [0, 1, 2] },
         },
       ],
-      drives: [{ path: '/drives/node-b', state: 'open', usedBytes: 2 * 131_072 }],
+      drives: [
+        {
+          path: '/drives/node-b',
+          state: 'open',
+          usedBytes: 2 * 131_072,
+          flush: { operations: 2, errors: 1, latencyBuckets: [0, 0, 1, 1], latencySumUs: 8 },
+        },
+      ],
       shards: [{ index: 0, slabUsedBytes: { frontend: 1, peer: 2, internal: 3 } }],
     },
   });
@@ -355,7 +362,17 @@ t.test('metrics in the Prometheus format', async (t) => {
   ]) {
     t.ok(response.body.includes(`${line}\n`), line);
   }
-  t.match(response.body, /braid_drive_metadata_bytes\{drive="[^"]+",path="\/drives\/node-a"\} 4096/);
+  const ofDrive = response.body.replaceAll(/\{drive="[^"]+",path="\/drives\/node-a"/g, '{');
+  for (const line of [
+    'braid_drive_metadata_bytes{} 4096',
+    'braid_drive_errors_total{,operation="flush"} 1',
+    'braid_drive_latency_seconds_bucket{,operation="flush",le="0.000004"} 1',
+    'braid_drive_latency_seconds_bucket{,operation="flush",le="0.000008"} 2',
+    'braid_drive_latency_seconds_sum{,operation="flush"} 0.000008',
+    'braid_drive_latency_seconds_count{,operation="flush"} 2',
+  ]) {
+    t.ok(ofDrive.includes(`${line}\n`), line);
+  }
 });
 
 t.test('what is not a request of ours', async (t) => {
