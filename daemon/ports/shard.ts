@@ -130,6 +130,6 @@ export interface ShardAddresses {
   /** host:port for other agents. */
   readonly dataAddress: string;
   readonly nbdSocketPath: string;
-  /** host:port, when NBD over TCP is on. */
+  /** host:port for NBD clients, when NBD over TCP is on. */
   readonly nbdTcpAddress?: string;
 }

@@ -217,11 +217,15 @@ t.test('attach and detach through any node', async (t) => {
   const attached = await world.ask(a, 'POST', '/v1/volumes/v1/attach', { node: 'node-b', device: true });
   t.match(attached, {
     status: 200,
-    body: { node: 'node-b', nbdUri: 'nbd+unix:///v1?socket=%2Frun%2Fnode-b.sock', device: '/dev/loop0' },
+    body: {
+      ...{ node: 'node-b', device: '/dev/loop0' },
+      ...{ nbdUri: 'nbd+unix:///v1?socket=%2Frun%2Fnode-b.sock', nbdTcpUri: 'nbd://host-b:10809/v1' },
+    },
   });
   const shown = await world.ask(a, 'GET', '/v1/volumes/v1');
   t.match(shown.body, {
-    ...{ owner: 'node-b', epoch: 1, node: 'node-b', device: '/dev/loop0', nbdUri: /^nbd\+unix/, health: 'ok' },
+    ...{ owner: 'node-b', epoch: 1, node: 'node-b', device: '/dev/loop0', health: 'ok' },
+    ...{ nbdUri: /^nbd\+unix/, nbdTcpUri: 'nbd://host-b:10809/v1' },
     attachment: { node: 'node-b', device: true, state: 'serving', error: '' },
   });
   t.match(await world.ask(a, 'POST', '/v1/volumes/v1/attach'), { status: 409, body: { error: { code: 'CONFLICT' } } });

@@ -234,7 +234,12 @@ export class World {
     const formatter = new FakeFormatter();
     const random = this.random.fork(`${name}/${incarnation}`);
     const common = { state, clock, random, log: silentLog };
-    const addresses = { dataAddress: `10.0.0.1:${this.#incarnations}`, nbdSocketPath: `/run/${name}.sock` };
+    const addresses = {
+      dataAddress: `10.0.0.1:${this.#incarnations}`,
+      nbdSocketPath: `/run/${name}.sock`,
+      // One node serves NBD over TCP, too.
+      ...(name === 'node-b' ? { nbdTcpAddress: 'host-b:10809' } : {}),
+    };
     const agent = new Agent({
       ...common,
       ...{ devices, formatter, shards: [{ control: shard, addresses }], events: new Events({ ...common, nodeId: id }) },
