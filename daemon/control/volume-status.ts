@@ -1,4 +1,4 @@
-import { errorKinds, type BraidError, type ErrorCode } from '../base/errors.js';
+import { isErrorCode, type BraidError, type ErrorCode } from '../base/errors.js';
 import type { ServedVolume } from '../ports/shard.js';
 import type { VolumeStatusRecord } from '../protocol/records.js';
 import { NO_URIS, type NbdUris } from './nbd-uri.js';
@@ -34,7 +34,7 @@ export function describeFailure(error: BraidError): string {
 /** The code of an error that `describeFailure` wrote; null when it is no such text. */
 export function failureCode(text: string): ErrorCode | null {
   const code = /\(([A-Z_]+)\)$/.exec(text)?.[1];
-  return code !== undefined && code in errorKinds ? (code as ErrorCode) : null;
+  return isErrorCode(code) ? code : null;
 }
 
 /** States in which clients can use the volume (while reconciling, regions that need it wait; while suspended, writes wait). */
