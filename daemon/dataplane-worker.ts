@@ -5,6 +5,7 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { BatchClock } from './adapters/clock.js';
 import { LmdbMetaStoreOpener } from './adapters/lmdb/meta-store.js';
 import { createLog } from './adapters/log.js';
+import { reachableAddress } from './adapters/reachable-address.js';
 import { RpcEndpoint } from './adapters/rpc.js';
 import { shardMethods, type MainMethods } from './adapters/shard-rpc.js';
 import { StoreProxy } from './adapters/store-proxy.js';
@@ -72,7 +73,7 @@ function listen(engine: UringEngine, options: ShardOptions): ShardAddresses {
   const addresses = { dataAddress: `${options.dataHost}:${dataPort}`, nbdSocketPath: options.nbdSocketPath };
   if (options.nbdTcp === undefined) return addresses;
   const { port } = engine.listenNbdTcp(options.nbdTcp.host, options.nbdTcp.port);
-  return { ...addresses, nbdTcpAddress: `${options.nbdTcp.host}:${port}` };
+  return { ...addresses, nbdTcpAddress: reachableAddress(options.nbdTcp.host, port) };
 }
 
 start(workerData as ShardOptions, new RpcEndpoint<MainMethods>(must(parentPort, 'the main thread')));

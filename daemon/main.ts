@@ -22,6 +22,7 @@ import { NbdfuseDeviceAttacher } from './adapters/nbdfuse-device.js';
 import { NodeDirectory } from './adapters/node-directory.js';
 import { acquireProcessLock } from './adapters/process-lock.js';
 import { SystemRandom } from './adapters/random.js';
+import { reachableAddress } from './adapters/reachable-address.js';
 import { startShardWorker, type StartedShard } from './adapters/shard-worker.js';
 import type { Api } from './api/fastify.js';
 import { buildServer } from './api/server.js';
@@ -199,9 +200,7 @@ interface Parts {
 function apiUrl(config: Config, server: Api): string {
   const address = server.server.address();
   const port = address === null || typeof address === 'string' ? config.apiPort : address.port;
-  const isWildcard = config.apiHost === '0.0.0.0' || config.apiHost === '::';
-  const host = isWildcard ? hostname() : config.apiHost;
-  return `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
+  return `http://${reachableAddress(config.apiHost, port)}`;
 }
 
 function isLoopback(host: string): boolean {

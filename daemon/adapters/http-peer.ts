@@ -1,5 +1,5 @@
 /** REST calls to other agents, over `fetch`. */
-import { asError, BraidError, errorKinds, type ErrorCode } from '../base/errors.js';
+import { asError, BraidError, isErrorCode } from '../base/errors.js';
 import type { PeerClient, PeerRequest } from '../ports/peer.js';
 
 /** Longer answers than this are not from an agent. */
@@ -12,11 +12,11 @@ export class HttpPeerClient implements PeerClient {
     const init: RequestInit = { method, headers, signal: AbortSignal.timeout(timeoutMs), redirect: 'error' };
     if (body !== undefined) init.body = JSON.stringify(body);
     let status: number;
-    let text: string;
+    let text: string | null;
     try {
       const response = await fetch(new URL(path, apiAddress), init);
       status = response.status;
-      text = await response.text();
+      text = await boundedText(response);
     } catch (thrown) {
       throw unreachable(apiAddress, timeoutMs, asError(thrown));
     }
@@ -24,6 +24,17 @@ export class HttpPeerClient implements PeerClient {
     if (status >= 200 && status < 300) return answer;
     throw peersError(answer, apiAddress, status);
   }
+}
+
+/** The body; null, and nothing more is read, when it is longer than an agent's. */
+async function boundedText(response: Response): Promise<string | null> {
+  const decoder = new TextDecoder();
+  let text = '';
+  for await (const chunk of (response.body ?? []) as AsyncIterable<Uint8Array>) {
+    text += decoder.decode(chunk, { stream: true });
+    if (text.length > BODY_CHARS_MAX) return null;
+  }
+  return text + decoder.decode();
 }
 
 function unreachable(apiAddress: string, timeoutMs: number, error: Error): BraidError {
@@ -34,9 +45,9 @@ function unreachable(apiAddress: string, timeoutMs: number, error: Error): Braid
   return new BraidError('UNAVAILABLE', `the agent at ${apiAddress} cannot be reached: ${reason}`, { cause: error });
 }
 
-function parse(text: string, apiAddress: string): unknown {
+function parse(text: string | null, apiAddress: string): unknown {
   try {
-    if (text.length <= BODY_CHARS_MAX) return JSON.parse(text);
+    if (text !== null) return JSON.parse(text);
   } catch {
     // Answered below: an agent sends JSON.
   }
@@ -47,8 +58,7 @@ function parse(text: string, apiAddress: string): unknown {
 }
 
 function peersError(answer: unknown, apiAddress: string, status: number): BraidError {
-  const { error } = (answer ?? {}) as { error?: { code?: string; message?: string } };
-  const isKnown = error?.code !== undefined && error.code in errorKinds;
-  if (isKnown) return new BraidError(error.code as ErrorCode, error.message ?? 'no message');
+  const { error } = (answer ?? {}) as { error?: { code?: unknown; message?: string } };
+  if (isErrorCode(error?.code)) return new BraidError(error.code, error.message ?? 'no message');
   return new BraidError('PROTOCOL', `${apiAddress} answered with HTTP status ${status} and no error of Braid's`);
 }

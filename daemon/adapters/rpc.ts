@@ -21,7 +21,7 @@
  * ```
  */
 import { AssertionFailed, assert } from '../base/assert.js';
-import { asError, BraidError, errorKinds, type ErrorCode } from '../base/errors.js';
+import { asError, BraidError, isErrorCode } from '../base/errors.js';
 
 /** `Worker`, `parentPort` and `MessagePort` of node:worker_threads are all of this shape. */
 export interface RpcPort {
@@ -160,7 +160,7 @@ function toWire(id: number, error: Error): Message {
 }
 
 function fromWire(message: Extract<Message, { type: 'error' }>): BraidError {
-  const code: ErrorCode = message.code in errorKinds ? (message.code as ErrorCode) : 'INTERNAL';
+  const code = isErrorCode(message.code) ? message.code : 'INTERNAL';
   const error = new BraidError(code, message.message);
   if (message.stack !== '') error.stack = `${error.stack}\n  in the other thread: ${message.stack}`;
   return error;

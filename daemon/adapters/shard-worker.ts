@@ -3,7 +3,7 @@
  * A worker that dies takes the agent with it (`died` resolves): a crash is safe, half an agent is not.
  */
 import { Worker } from 'node:worker_threads';
-import { BraidError, errorKinds, type ErrorCode } from '../base/errors.js';
+import { BraidError, isErrorCode, type ErrorCode } from '../base/errors.js';
 import type { ClusterStore } from '../ports/cluster-store.js';
 import type { EventSink } from '../ports/event-sink.js';
 import type { ShardAddresses, ShardControl, ShardOptions } from '../ports/shard.js';
@@ -75,7 +75,7 @@ function endOf(worker: Worker, shardIndex: number): Promise<Error> {
 /** An error that crosses threads keeps its fields and loses its class. */
 function codeOf(failure: (Error & { readonly code?: unknown }) | null): ErrorCode {
   const code = failure?.code;
-  return typeof code === 'string' && code in errorKinds ? (code as ErrorCode) : 'UNAVAILABLE';
+  return isErrorCode(code) ? code : 'UNAVAILABLE';
 }
 
 function shardControl(rpc: RpcEndpoint<WorkerMethods>, stop: () => Promise<void>): ShardControl {

@@ -7,6 +7,7 @@ import { didYouMean } from '../base/nearest.js';
 import { KIB, MIB } from '../base/units.js';
 import type { Log } from '../ports/log.js';
 import { toHttpError } from './errors.js';
+import { describeOptionalBodies } from './optional-bodies.js';
 import { validatorCompiler } from './validation.js';
 
 /** Largest request body: the largest request is far below it. */
@@ -51,6 +52,7 @@ export async function createApi(log: Log): Promise<Api> {
         license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
       },
     },
+    transformObject: describeOptionalBodies,
     refResolver: { buildLocalReference: (json, _baseUri, _fragment, index) => nameOf(json) ?? `def-${index}` },
   });
   app.addHook('onRoute', ({ url }) => void paths.add(url));

@@ -53,8 +53,8 @@ function volumeMetrics(stats: Stats): Metric[] {
       counters,
     })),
   );
-  const driveOperations = stats.drives.flatMap(({ id, path, read, write }) =>
-    Object.entries({ read, write }).map(([operation, counters]) => ({
+  const driveOperations = stats.drives.flatMap(({ id, path, read, write, flush, trim }) =>
+    Object.entries({ read, write, flush, trim }).map(([operation, counters]) => ({
       labels: { drive: id, path, operation },
       counters,
     })),

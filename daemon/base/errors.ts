@@ -37,6 +37,11 @@ export const errorKinds = {
 
 export type ErrorCode = keyof typeof errorKinds;
 
+/** For codes that come from elsewhere: another thread, another agent. */
+export function isErrorCode(code: unknown): code is ErrorCode {
+  return typeof code === 'string' && Object.hasOwn(errorKinds, code);
+}
+
 export class BraidError extends Error {
   override readonly name = 'BraidError';
   readonly code: ErrorCode;

@@ -10,6 +10,7 @@ import { records, type AttachmentRecord, type NodeRecord, type VolumeRecord } fr
 import { storeKeys } from '../protocol/store.js';
 import { absent, deleteKey, putRecord, retryRaces, unchanged } from './cluster-state.js';
 import type { ControlContext } from './context.js';
+import type { NbdUris } from './nbd-uri.js';
 import { failureCode, isServing } from './volume-status.js';
 
 export interface AttachRequest {
@@ -19,8 +20,7 @@ export interface AttachRequest {
   readonly timeoutMs: number;
 }
 
-export interface Attached {
-  readonly nbdUri: string;
+export interface Attached extends NbdUris {
   /** Empty when none was asked for. */
   readonly device: string;
 }
@@ -132,10 +132,10 @@ export class AttachRequests {
         `${status.value.error}; node ${node.name} tries again until the volume is detached`,
       );
     }
-    const { epoch, state: served, nbdUri, device: path } = status.value;
+    const { epoch, state: served, nbdUri, nbdTcpUri, device: path } = status.value;
     if (epoch !== owner.value.epoch || !isServing(served) || nbdUri === '') return null;
     if (device && path === '') return null;
-    return { nbdUri, device: device ? path : '' };
+    return { nbdUri, nbdTcpUri, device: device ? path : '' };
   }
 
   /** The first result of `look` that is not null; null when there is none in time. Looks at every change of status or owner. */

@@ -17,7 +17,7 @@ import { deleteKey, putRecord, unchanged } from './cluster-state.js';
 import type { ControlContext, ShardHandle } from './context.js';
 import { controlLimits } from './limits.js';
 import { Loop } from './loop.js';
-import { nbdUri } from './nbd-uri.js';
+import { nbdUris } from './nbd-uri.js';
 import { describeFailure, encodeStatus } from './volume-status.js';
 
 export interface AttachedVolumeOptions {
@@ -227,13 +227,8 @@ export class AttachedVolume {
     const { volume, shard, devices } = this.#options;
     const isWanted = this.#wanted?.device === true;
     if (!isWanted) return this.#removeDevice(false);
-    const { nbdSocketPath } = shard.addresses;
-    const { device } = await devices.attach(
-      volume.name,
-      nbdUri(volume.name, nbdSocketPath),
-      nbdSocketPath,
-      volume.sizeBytes,
-    );
+    const { nbdUri } = nbdUris(volume.name, shard.addresses);
+    const { device } = await devices.attach(volume.name, nbdUri, shard.addresses.nbdSocketPath, volume.sizeBytes);
     this.#device = device;
   }
 
@@ -254,11 +249,10 @@ export class AttachedVolume {
         this.#published = null;
         return;
       }
-      const uri = nbdUri(volume.name, shard.addresses.nbdSocketPath);
       const status = encodeStatus({
         served: this.#served,
         isTaken: this.#isTaken,
-        uri,
+        uris: nbdUris(volume.name, shard.addresses),
         device: this.#device,
         error: this.#error,
       });

@@ -1,22 +1,23 @@
-import { errorKinds, type BraidError, type ErrorCode } from '../base/errors.js';
+import { isErrorCode, type BraidError, type ErrorCode } from '../base/errors.js';
 import type { ServedVolume } from '../ports/shard.js';
 import type { VolumeStatusRecord } from '../protocol/records.js';
+import { NO_URIS, type NbdUris } from './nbd-uri.js';
 
 export interface StatusFacts {
   readonly served: ServedVolume | null;
   readonly isTaken: boolean;
-  readonly uri: string;
+  readonly uris: NbdUris;
   readonly device: string;
   readonly error: string;
 }
 
 /** The record that tells everyone how far an attached volume is. A volume that could not be taken yet is `waiting` (epoch 0). */
-export function encodeStatus({ served, isTaken, uri, device, error }: StatusFacts): VolumeStatusRecord {
+export function encodeStatus({ served, isTaken, uris, device, error }: StatusFacts): VolumeStatusRecord {
   const segmentsDegraded = served?.segments.filter(({ replicas }) => replicas.some(({ state }) => state !== 'in-sync'));
   return {
     epoch: served?.epoch ?? 0,
     state: served?.state ?? (isTaken ? 'opening' : 'waiting'),
-    nbdUri: served === null ? '' : uri,
+    ...(served === null ? NO_URIS : uris),
     device,
     segmentsDegraded: segmentsDegraded?.length ?? 0,
     resyncBytesDone: served?.resyncBytesDone ?? 0,
@@ -33,7 +34,7 @@ export function describeFailure(error: BraidError): string {
 /** The code of an error that `describeFailure` wrote; null when it is no such text. */
 export function failureCode(text: string): ErrorCode | null {
   const code = /\(([A-Z_]+)\)$/.exec(text)?.[1];
-  return code !== undefined && code in errorKinds ? (code as ErrorCode) : null;
+  return isErrorCode(code) ? code : null;
 }
 
 /** States in which clients can use the volume (while reconciling, regions that need it wait; while suspended, writes wait). */

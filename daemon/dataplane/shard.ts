@@ -21,7 +21,7 @@ import type { EventSink } from '../ports/event-sink.js';
 import type { Log } from '../ports/log.js';
 import type { MetaStoreOpener } from '../ports/meta-store.js';
 import type { Network, NetworkHandler } from '../ports/network.js';
-import type { OperationCounters, ServedVolume, ShardControl, ShardStats, VerifyReport } from '../ports/shard.js';
+import type { ServedVolume, ShardControl, ShardStats, VerifyReport } from '../ports/shard.js';
 import { POOL_FRONTEND, POOL_INTERNAL, POOL_PEER, type Pool, type Slab } from '../ports/slab.js';
 import { OPCODE, STATUS, statusName } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
@@ -343,13 +343,6 @@ export class Shard implements ShardControl {
 
 function driveStats(drive: ReplicaDrive): ShardStats['drives'][number] {
   const stats = drive.stats();
-  const counters = (operations: number, bytes: number): OperationCounters => ({
-    operations,
-    bytes,
-    errors: stats.errors,
-    latencyBuckets: [],
-    latencySumUs: 0,
-  });
   return {
     driveId: drive.id,
     state: stats.isServing ? 'open' : 'failed',
@@ -360,7 +353,9 @@ function driveStats(drive: ReplicaDrive): ShardStats['drives'][number] {
     inFlight: stats.inFlight,
     checksumMismatches: stats.checksumMismatches,
     metadataBytes: stats.metaBytes,
-    read: counters(stats.reads, stats.bytesRead),
-    write: counters(stats.writes, stats.bytesWritten),
+    read: stats.read,
+    write: stats.write,
+    flush: stats.flush,
+    trim: stats.trim,
   };
 }

@@ -3,6 +3,7 @@
  * Everything here is plain data (structured clone), and slow path only.
  */
 import type { DriveId, NodeId, VolumeId } from '../base/ids.js';
+import type { OperationCounters } from '../base/operation-counters.js';
 
 export type VolumeState = 'opening' | 'reconciling' | 'serving' | 'suspended' | 'fenced' | 'releasing';
 
@@ -43,15 +44,7 @@ export interface VerifyReport {
   }[];
 }
 
-/** Counters since the shard started. Latency histograms: bucket i counts operations that took less than 2^i microseconds. */
-export interface OperationCounters {
-  readonly operations: number;
-  readonly bytes: number;
-  readonly errors: number;
-  readonly latencyBuckets: readonly number[];
-  readonly latencySumUs: number;
-}
-
+/** Counters since the shard started; of a drive, since it was opened. */
 export interface ShardStats {
   readonly volumes: readonly {
     readonly volumeId: VolumeId;
@@ -74,8 +67,12 @@ export interface ShardStats {
     readonly inFlight: number;
     readonly checksumMismatches: number;
     readonly metadataBytes: number;
+    /** What was asked of the data area, for clients, copies and repairs alike, from submission to completion. */
     readonly read: OperationCounters;
     readonly write: OperationCounters;
+    readonly flush: OperationCounters;
+    /** Ranges punched or zeroed. */
+    readonly trim: OperationCounters;
   }[];
   /** Slab bytes in use by pool: front end, peer, internal. */
   readonly slabUsedBytes: readonly [number, number, number];
@@ -133,6 +130,6 @@ export interface ShardAddresses {
   /** host:port for other agents. */
   readonly dataAddress: string;
   readonly nbdSocketPath: string;
-  /** host:port, when NBD over TCP is on. */
+  /** host:port for NBD clients, when NBD over TCP is on. */
   readonly nbdTcpAddress?: string;
 }

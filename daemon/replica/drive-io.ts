@@ -1,5 +1,5 @@
 /**
- * The data area of one drive: tags, flushes shared by everyone who waits for one, and a watch on operations that never end.
+ * The data area of one drive: tags, flushes shared by everyone who waits for one, counters, and a watch on operations that never end.
  *
  * Invariants:
  * - a tag is in flight at most once: operations use their slot's number, internal work the numbers above;
@@ -8,7 +8,9 @@
  */
 import { assert, must } from '../base/assert.js';
 import { limits } from '../base/limits.js';
+import { type OperationCounters, OperationCounts } from '../base/operation-counters.js';
 import { EXTENT_BYTES } from '../base/units.js';
+import type { Clock } from '../ports/clock.js';
 import type { Disk } from '../ports/disk.js';
 import type { BufferId } from '../ports/slab.js';
 
@@ -19,6 +21,21 @@ const PUNCH_TAG = limits.replicaOperationsMax;
 const FLUSH_TAG = PUNCH_TAG + limits.punchesPerDriveMax;
 const TAGS = FLUSH_TAG + 1;
 const EIO = -5;
+
+/** What an operation counts as. */
+const KIND = { READ: 0, WRITE: 1, FLUSH: 2, TRIM: 3 } as const;
+type Kind = (typeof KIND)[keyof typeof KIND];
+const KINDS = 4;
+
+/** Everything asked of the data area since it was attached, for whomever, each from submission to completion. */
+export interface DriveIoStats {
+  readonly inFlight: number;
+  readonly read: OperationCounters;
+  readonly write: OperationCounters;
+  readonly flush: OperationCounters;
+  /** Ranges punched or zeroed. */
+  readonly trim: OperationCounters;
+}
 
 export interface DriveIoHandler {
   /** A read, write, zero or punch of an operation ended. */
@@ -31,12 +48,18 @@ type Callback = (result: number) => void;
 
 export class DriveIo {
   readonly #handler: DriveIoHandler;
+  readonly #clock: Clock;
   #disk: Disk | null = null;
   #failed = false;
   #inFlight = 0;
   /** Per tag, when it was submitted; 0: not in flight. */
   readonly #startedTick = new Uint32Array(TAGS);
   #tick = 1;
+  /** Per tag in flight, for the counters: ticks are too coarse for these. */
+  readonly #startedAtMs = new Float64Array(TAGS);
+  readonly #kind = new Uint8Array(TAGS);
+  readonly #lengthBytes = new Uint32Array(TAGS);
+  readonly #ended = new OperationCounts(KINDS);
 
   readonly #punchDone = new Array<Callback | null>(limits.punchesPerDriveMax).fill(null);
   #flushWaiting: Callback[] = [];
@@ -48,8 +71,9 @@ export class DriveIo {
   readonly #spareCallbacks: Callback[][] = [];
   #onIdle: (() => void) | null = null;
 
-  constructor(handler: DriveIoHandler) {
+  constructor(handler: DriveIoHandler, clock: Clock) {
     this.#handler = handler;
+    this.#clock = clock;
   }
 
   attach(disk: Disk): void {
@@ -57,8 +81,14 @@ export class DriveIo {
     this.#disk = disk;
   }
 
-  get inFlight(): number {
-    return this.#inFlight;
+  stats(): DriveIoStats {
+    return {
+      inFlight: this.#inFlight,
+      read: this.#ended.counters(KIND.READ),
+      write: this.#ended.counters(KIND.WRITE),
+      flush: this.#ended.counters(KIND.FLUSH),
+      trim: this.#ended.counters(KIND.TRIM),
+    };
   }
 
   isInFlight(op: number): boolean {
@@ -71,22 +101,22 @@ export class DriveIo {
   }
 
   read(op: number, offsetBytes: number, lengthBytes: number, buffer: BufferId): void {
-    this.#start(op);
+    this.#start(op, KIND.READ, lengthBytes);
     this.#open.read(op, offsetBytes, lengthBytes, buffer, 0);
   }
 
   write(op: number, offsetBytes: number, lengthBytes: number, buffer: BufferId, isDurable: boolean): void {
-    this.#start(op);
+    this.#start(op, KIND.WRITE, lengthBytes);
     this.#open.write(op, offsetBytes, lengthBytes, buffer, 0, isDurable);
   }
 
   zero(op: number, offsetBytes: number, lengthBytes: number): void {
-    this.#start(op);
+    this.#start(op, KIND.TRIM, lengthBytes);
     this.#open.zero(op, offsetBytes, lengthBytes);
   }
 
   punch(op: number, offsetBytes: number, lengthBytes: number): void {
-    this.#start(op);
+    this.#start(op, KIND.TRIM, lengthBytes);
     this.#open.punch(op, offsetBytes, lengthBytes);
   }
 
@@ -95,7 +125,7 @@ export class DriveIo {
     const index = this.#punchDone.indexOf(null);
     assert(index >= 0, 'punches in flight are bounded');
     this.#punchDone[index] = done;
-    this.#start(PUNCH_TAG + index);
+    this.#start(PUNCH_TAG + index, KIND.TRIM, count * EXTENT_BYTES);
     this.#open.punch(PUNCH_TAG + index, slot * EXTENT_BYTES, count * EXTENT_BYTES);
   }
 
@@ -115,6 +145,8 @@ export class DriveIo {
     assert(tag >= 0 && tag < TAGS && this.#startedTick[tag] !== 0, 'a completion is of an operation in flight');
     this.#startedTick[tag] = 0;
     this.#inFlight--;
+    const latencyMs = this.#clock.nowMs() - (this.#startedAtMs[tag] as number);
+    this.#ended.add(this.#kind[tag] as number, this.#lengthBytes[tag] as number, result !== 0, latencyMs);
     if (tag < PUNCH_TAG) this.#handler.onOperationIo(tag, result);
     else if (!this.#failed) this.#onInternal(tag, result);
     if (this.#inFlight === 0) this.#onIdle?.();
@@ -154,15 +186,18 @@ export class DriveIo {
     done(result);
   }
 
-  #start(tag: number): void {
+  #start(tag: number, kind: Kind, lengthBytes: number): void {
     assert(this.#startedTick[tag] === 0, 'a tag is in flight at most once');
     this.#startedTick[tag] = this.#tick;
+    this.#startedAtMs[tag] = this.#clock.nowMs();
+    this.#kind[tag] = kind;
+    this.#lengthBytes[tag] = lengthBytes;
     this.#inFlight++;
   }
 
   #startFlush(): void {
     if (this.#startedTick[FLUSH_TAG] !== 0) return;
-    this.#start(FLUSH_TAG);
+    this.#start(FLUSH_TAG, KIND.FLUSH, 0);
     [this.#operationsWaiting, this.#operationsFlushing] = [this.#operationsFlushing, this.#operationsWaiting];
     [this.#flushWaiting, this.#flushing] = [this.#flushing, this.#flushWaiting];
     this.#open.flush(FLUSH_TAG);

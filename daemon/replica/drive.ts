@@ -24,7 +24,7 @@ import { FLAG, OPCODE, STATUS, type Status } from '../protocol/frame.js';
 import { ActivityLog } from './activity-log.js';
 import { ChecksumTable } from './checksums.js';
 import { type CommitPlanner, Committer, PLAN } from './committer.js';
-import { DRIVE_TICK_MS, DriveIo, type DriveIoHandler } from './drive-io.js';
+import { DRIVE_TICK_MS, DriveIo, type DriveIoHandler, type DriveIoStats } from './drive-io.js';
 import { checkDataArea, type DriveContents, loadContents, readSuperblock, replicaKey } from './drive-loader.js';
 import { type DriveFormat, formatDrive } from './drive-format.js';
 import { DriveMaintenance, type RegionsToCool, type SegmentToOpen } from './drive-maintenance.js';
@@ -67,22 +67,13 @@ export interface DriveHost {
   onFailed(drive: ReplicaDrive, reason: string): void;
 }
 
-/** What a drive has done since it was opened. Reads that copy or repair do not count. */
-interface DriveCounters {
-  reads: number;
-  writes: number;
-  bytesRead: number;
-  bytesWritten: number;
-  errors: number;
-  checksumMismatches: number;
-}
-
-export interface DriveStats extends Readonly<DriveCounters> {
+/** What a drive has done since it was opened. */
+export interface DriveStats extends DriveIoStats {
+  readonly checksumMismatches: number;
   readonly isServing: boolean;
   readonly slotCount: number;
   readonly freeSlots: number;
   readonly replicas: number;
-  readonly inFlight: number;
   readonly hotRegions: number;
   readonly activations: number;
   readonly commits: number;
@@ -94,14 +85,6 @@ type DriveState = 'loaded' | 'serving' | 'closing' | 'failed' | 'closed';
 export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
   readonly id: DriveId;
   readonly slotCount: number;
-  readonly #counters: DriveCounters = {
-    reads: 0,
-    writes: 0,
-    bytesRead: 0,
-    bytesWritten: 0,
-    errors: 0,
-    checksumMismatches: 0,
-  };
   readonly #options: DriveOptions;
   readonly #slab: Slab;
   readonly #log: Log;
@@ -116,6 +99,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
   readonly #reportedBlocks = new Set<string>();
   #state: DriveState = 'loaded';
   #failure = '';
+  #checksumMismatches = 0;
   #timer: Timer | null = null;
   // Set by `attach`, before any operation.
   #host!: DriveHost;
@@ -162,7 +146,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     this.#log = options.log.child({ drive: this.id });
     this.#meta = meta;
     this.#contents = contents;
-    this.#io = new DriveIo(this);
+    this.#io = new DriveIo(this, options.clock);
     const hotRegionsMax = options.hotRegionsMax ?? limits.hotRegionsPerDriveMax;
     this.#pressureRegions = Math.ceil((hotRegionsMax * limits.hotRegionsPressure) / limits.hotRegionsPerDriveMax);
     this.#checksums = new ChecksumTable({
@@ -212,12 +196,12 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
 
   stats(): DriveStats {
     return {
-      ...this.#counters,
+      ...this.#io.stats(),
+      checksumMismatches: this.#checksumMismatches,
       isServing: this.isServing,
       slotCount: this.slotCount,
       freeSlots: this.#contents.allocator.freeSlots + this.#ahead.slots,
       replicas: this.#contents.replicas.size,
-      inFlight: this.#io.inFlight,
       hotRegions: this.#activity.count,
       activations: this.#activity.activations,
       commits: this.#state === 'loaded' ? 0 : this.#committer.commits,
@@ -474,11 +458,8 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     if (result !== 0) {
       const replica = must(table.replica[op], 'the replica of an operation');
       this.#checksums.forget(replica, table.extent[op] as number, this.#firstBlock(op), length / BLOCK_BYTES);
-      this.#counters.errors++;
       return this.#end(op, result === ENOSPC ? STATUS.NO_SPACE : STATUS.IO_ERROR);
     }
-    this.#counters.writes++;
-    this.#counters.bytesWritten += length;
     const isFua = ((table.flags[op] as number) & FLAG.FUA) !== 0;
     // Zeros have no durable form of their own, as writes do.
     if (isFua && table.opcode[op] !== OPCODE.WRITE) this.#io.flushOperation(op);
@@ -487,10 +468,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
 
   #onRead(op: number, result: number): void {
     const table = this.#table;
-    if (result !== 0) {
-      this.#counters.errors++;
-      return this.#host.onDone(op, STATUS.IO_ERROR, false);
-    }
+    if (result !== 0) return this.#host.onDone(op, STATUS.IO_ERROR, false);
     const length = table.length[op] as number;
     const replica = must(table.replica[op], 'the replica of an operation');
     const extent = table.extent[op] as number;
@@ -507,16 +485,11 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
       this.#reportMismatch(replica, extent, block);
       return this.#host.onDone(op, STATUS.CHECKSUM_MISMATCH, false);
     }
-    const isClient = table.opcode[op] === OPCODE.READ && ((table.flags[op] as number) & FLAG.INTERNAL) === 0;
-    if (isClient) {
-      this.#counters.reads++;
-      this.#counters.bytesRead += length;
-    }
     this.#host.onDone(op, STATUS.OK, false);
   }
 
   #reportMismatch(replica: Replica, extent: number, block: number): void {
-    this.#counters.checksumMismatches++;
+    this.#checksumMismatches++;
     const { volumeId, segment } = replica;
     const name = `${volumeId}/${segment}/${extent}/${block}`;
     if (this.#reportedBlocks.has(name) || this.#reportedBlocks.size >= REPORTED_BLOCKS_MAX) return;

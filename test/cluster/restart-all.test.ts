@@ -15,6 +15,28 @@ async function writeAndCheck(t: Test, cluster: TestCluster, mirror: MirrorWriter
   await cluster.waitFor(() => mirror.writesAcknowledged > before + 500, 30_000, 'writes are acknowledged');
 }
 
+/** Every copy's drive has counted at least the acknowledged writes, and its histograms hold what it has counted. */
+async function checkDriveCounters(t: Test, cluster: TestCluster, writesAcknowledged: number): Promise<void> {
+  for (const index of cluster.agents.keys()) {
+    const { drives } = await cluster.client(index).stats();
+    t.equal(drives.length, 1);
+    for (const { id, write, flush } of drives) {
+      t.ok(write.operations >= writesAcknowledged, `${write.operations} of ${writesAcknowledged} writes`);
+      t.ok(flush.operations > 0, 'the flush reached the drive');
+      for (const [operation, counters] of Object.entries({ write, flush })) {
+        const inBuckets = counters.latencyBuckets.reduce((sum, count) => sum + count, 0);
+        t.equal(inBuckets, counters.operations, `each ${operation} is in one bucket`);
+        t.ok(counters.latencySumUs > 0, `${operation}: time passed`);
+      }
+      const metrics = await (await fetch(`${cluster.client(index).baseUrl}/metrics`)).text();
+      const count = new RegExp(
+        `braid_drive_latency_seconds_count\\{drive="${id}",path="[^"]+",operation="write"\\} (\\d+)`,
+      );
+      t.ok(Number(count.exec(metrics)?.[1]) >= writesAcknowledged, 'so do the metrics');
+    }
+  }
+}
+
 async function restartAll(cluster: TestCluster): Promise<void> {
   for (const index of cluster.agents.keys()) await cluster.restart(index);
 }
@@ -22,8 +44,11 @@ async function restartAll(cluster: TestCluster): Promise<void> {
 t.test('a graceful stop of all agents', async (t) => {
   const cluster = await startCluster(t);
   const mirror = new MirrorWriter({ blocks: BLOCKS, seed: 1 });
-  await writeAndCheck(t, cluster, mirror, await cluster.serve(0, VOLUME));
+  const uri = await cluster.serve(0, VOLUME);
+  await writeAndCheck(t, cluster, mirror, uri);
   await mirror.stop();
+  await (await cluster.connect(uri)).flush();
+  await checkDriveCounters(t, cluster, mirror.writesAcknowledged);
   for (const index of cluster.agents.keys()) await cluster.stop(index);
   await restartAll(cluster);
   await writeAndCheck(t, cluster, mirror, await cluster.attach(0, 'vol'));

@@ -18,11 +18,19 @@ export function printVolume(output: Output, volume: Volume, allSegments: boolean
     ['owner', volume.owner === undefined ? 'none' : `${volume.owner}, epoch ${volume.epoch}`],
     ['attached', attachmentOf(volume)],
     ...(volume.device === undefined ? [] : [['device', volume.device] as const]),
-    ...(volume.nbdUri === undefined ? [] : [['NBD', volume.nbdUri] as const]),
+    ...nbdFacts(volume),
     ['labels', formatLabels(volume.labels)],
   ]);
   if (volume.resync.bytesTotal > 0) output.line(resyncLine(volume));
   printSegments(output, volume.segments, allSegments);
+}
+
+/** Where NBD clients find it: on its node, and from anywhere when it is served over TCP. */
+export function nbdFacts({ nbdUri, nbdTcpUri }: Pick<Volume, 'nbdUri' | 'nbdTcpUri'>): (readonly [string, string])[] {
+  return [
+    ...(nbdUri === undefined ? [] : [['NBD', nbdUri] as const]),
+    ...(nbdTcpUri === undefined ? [] : [['NBD over TCP', nbdTcpUri] as const]),
+  ];
 }
 
 function attachmentOf({ attachment }: Volume): string {

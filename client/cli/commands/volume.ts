@@ -5,7 +5,7 @@ import { Failed, UsageError } from '../errors.js';
 import type { Output } from '../output.js';
 import { formatCount, formatSize } from '../units.js';
 import { paintState } from './status.js';
-import { printVolume } from './volume-show.js';
+import { nbdFacts, printVolume } from './volume-show.js';
 
 const WAIT_SECONDS_MAX = 300;
 const VERIFY_POLL_MS = 500;
@@ -135,7 +135,7 @@ function addAttach(group: Command, surroundings: Surroundings): void {
         output.line(`Volume ${name} is attached to ${attached.node}`);
         output.facts([
           ...(attached.device === undefined ? [] : [['device', output.paint(attached.device, 'bold')] as const]),
-          ['NBD', attached.nbdUri],
+          ...nbdFacts(attached),
         ]);
       });
     });

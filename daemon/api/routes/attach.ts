@@ -15,6 +15,7 @@ import {
   DetachedVolume,
   DetachVolume,
 } from '../schemas/index.js';
+import { nbdUrisView } from '../views/volume.js';
 import { answers, NameParams, ref } from './documented.js';
 
 const tags = ['volumes'];
@@ -50,7 +51,7 @@ export function attachRoutes(app: Api, api: ApiDependencies): void {
       const attached = await agent.attachRequests.attach({ volume, node: record, device, timeoutMs });
       return {
         node: record.name,
-        nbdUri: attached.nbdUri,
+        ...nbdUrisView(attached),
         ...(attached.device === '' ? {} : { device: attached.device }),
       };
     },

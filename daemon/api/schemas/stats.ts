@@ -11,7 +11,10 @@ export const Operations = Type.Object(
     }),
     latencySumUs: Type.Number({ description: 'Microseconds of all operations together' }),
   },
-  { description: 'Counters since the agent started' },
+  {
+    description:
+      'Counters since the agent started; of a drive, all its I/O (copies and repairs included) since it was opened',
+  },
 );
 export type Operations = Static<typeof Operations>;
 
@@ -44,6 +47,8 @@ export const DriveStats = Type.Object({
   metadataBytes: bytes("Size of the drive's LMDB environment"),
   read: Operations,
   write: Operations,
+  flush: Operations,
+  trim: Operations,
 });
 export type DriveStats = Static<typeof DriveStats>;
 

@@ -81,6 +81,12 @@ export const Segment = Type.Object({
 });
 export type Segment = Static<typeof Segment>;
 
+const NbdUri = Type.String({ description: "Where NBD clients on the owner's node find it: a unix socket" });
+const NbdTcpUri = Type.String({
+  description:
+    'Where NBD clients anywhere find it; absent when its node does not serve NBD over TCP (braidd --nbd-tcp)',
+});
+
 export const Volume = Type.Object(
   {
     ...VolumeSummary.properties,
@@ -99,7 +105,8 @@ export const Volume = Type.Object(
         error: Type.String({ description: 'What stands in the way; empty when nothing does' }),
       }),
     ),
-    nbdUri: Type.Optional(Type.String({ description: 'Where the owner serves it' })),
+    nbdUri: Type.Optional(NbdUri),
+    nbdTcpUri: Type.Optional(NbdTcpUri),
     resync: Type.Object({
       bytesDone: bytes('Copied'),
       bytesTotal: bytes('To copy, done included; 0 when nothing is under way'),
@@ -134,7 +141,8 @@ export type AttachVolume = Static<typeof AttachVolume>;
 export const AttachedVolume = Type.Object(
   {
     node: Type.String({ description: 'Name of the node' }),
-    nbdUri: Type.String(),
+    nbdUri: NbdUri,
+    nbdTcpUri: Type.Optional(NbdTcpUri),
     device: Type.Optional(Type.String({ description: 'Block device on the node' })),
   },
   { $id: 'AttachedVolume' },

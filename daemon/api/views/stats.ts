@@ -1,8 +1,9 @@
 /** This node's counters, with names instead of ids. */
+import type { OperationCounters } from '../../base/operation-counters.js';
 import { EXTENT_BYTES } from '../../base/units.js';
 import type { Agent } from '../../control/agent.js';
 import type { LocalDrive } from '../../control/drives.js';
-import type { OperationCounters, ShardStats } from '../../ports/shard.js';
+import type { ShardStats } from '../../ports/shard.js';
 import type { DriveStats, Operations, Stats, VolumeStats } from '../schemas/index.js';
 
 type ShardDrive = ShardStats['drives'][number];
@@ -68,11 +69,13 @@ function driveStats({ record, state, reason }: LocalDrive, drive: ShardDrive | u
     inFlight: drive?.inFlight ?? 0,
     checksumMismatches: drive?.checksumMismatches ?? 0,
     metadataBytes: drive?.metadataBytes ?? 0,
-    read: drive === undefined ? NO_OPERATIONS : operations(drive.read),
-    write: drive === undefined ? NO_OPERATIONS : operations(drive.write),
+    read: operations(drive?.read),
+    write: operations(drive?.write),
+    flush: operations(drive?.flush),
+    trim: operations(drive?.trim),
   };
 }
 
-function operations(counters: OperationCounters): Operations {
-  return { ...counters, latencyBuckets: [...counters.latencyBuckets] };
+function operations(counters: OperationCounters | undefined): Operations {
+  return counters === undefined ? NO_OPERATIONS : { ...counters, latencyBuckets: [...counters.latencyBuckets] };
 }

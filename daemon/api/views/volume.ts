@@ -3,6 +3,7 @@ import { must } from '../../base/assert.js';
 import type { VolumeId } from '../../base/ids.js';
 import type { Agent } from '../../control/agent.js';
 import type { ClusterSnapshot, VolumeFacts } from '../../control/cluster-state.js';
+import type { NbdUris } from '../../control/nbd-uri.js';
 import { volumeHealth } from '../../control/volume-health.js';
 import { isServing } from '../../control/volume-status.js';
 import type { ServedVolume } from '../../ports/shard.js';
@@ -48,10 +49,15 @@ export async function volumeView(agent: Agent, id: VolumeId): Promise<Volume> {
     ...(owner === null || owner.nodeId === '' ? {} : { owner: nodeName(snapshot, owner.nodeId) }),
     epoch: owner?.epoch ?? 0,
     ...attachmentOf(facts, snapshot),
-    ...(status === null || status.nbdUri === '' ? {} : { nbdUri: status.nbdUri }),
+    ...(status === null || status.nbdUri === '' ? {} : nbdUrisView(status)),
     resync: { bytesDone: status?.resyncBytesDone ?? 0, bytesTotal: status?.resyncBytesTotal ?? 0 },
     segments: segments.map((segment) => segmentView(segment, facts, snapshot, served)),
   };
+}
+
+/** Without the one over TCP where there is none. */
+export function nbdUrisView({ nbdUri, nbdTcpUri }: NbdUris): { nbdUri: string; nbdTcpUri?: string } {
+  return nbdTcpUri === '' ? { nbdUri } : { nbdUri, nbdTcpUri };
 }
 
 function summary(facts: VolumeFacts, snapshot: ClusterSnapshot, segments: readonly SegmentRecord[]): VolumeSummary {

@@ -1,18 +1,11 @@
 /** Counters of one export by type of request, in typed arrays. */
+import { type OperationCounters, OperationCounts } from '../../base/operation-counters.js';
 import { CMD } from './protocol.js';
 
 const TYPES = 8;
-/** Up to 2^31 microseconds, 36 minutes; the last bucket takes all that is slower. */
-export const LATENCY_BUCKETS = 32;
 
-/** Bucket i counts requests that took less than 2^i microseconds (and no less than half of that). */
-export interface RequestCounters {
-  readonly operations: number;
-  readonly bytes: number;
-  readonly errors: number;
+export interface RequestCounters extends OperationCounters {
   readonly inFlight: number;
-  readonly latencyBuckets: readonly number[];
-  readonly latencySumUs: number;
 }
 
 export interface ExportStats {
@@ -29,12 +22,8 @@ export interface ExportStats {
 }
 
 export class RequestStats {
-  readonly #operations = new Float64Array(TYPES);
-  readonly #bytes = new Float64Array(TYPES);
-  readonly #errors = new Float64Array(TYPES);
   readonly #inFlight = new Int32Array(TYPES);
-  readonly #latencyBuckets = new Float64Array(TYPES * LATENCY_BUCKETS);
-  readonly #latencySumUs = new Float64Array(TYPES);
+  readonly #ended = new OperationCounts(TYPES);
 
   /** Types that do not exist count as NBD_CMD_CACHE, which is refused like them. */
   begin(type: number): void {
@@ -45,15 +34,7 @@ export class RequestStats {
   end(type: number, lengthBytes: number, error: number, latencyMs: number): void {
     const row = type < TYPES ? type : CMD.CACHE;
     this.#inFlight[row] = (this.#inFlight[row] as number) - 1;
-    this.#operations[row] = (this.#operations[row] as number) + 1;
-    if (error === 0) this.#bytes[row] = (this.#bytes[row] as number) + lengthBytes;
-    else this.#errors[row] = (this.#errors[row] as number) + 1;
-    const latencyUs = latencyMs * 1000;
-    this.#latencySumUs[row] = (this.#latencySumUs[row] as number) + latencyUs;
-    // 32 - clz32(n) is the number of bits of n: the smallest i with n < 2^i.
-    const bits = latencyUs >= 0x7fffffff ? LATENCY_BUCKETS - 1 : 32 - Math.clz32(latencyUs);
-    const bucket = row * LATENCY_BUCKETS + Math.min(bits, LATENCY_BUCKETS - 1);
-    this.#latencyBuckets[bucket] = (this.#latencyBuckets[bucket] as number) + 1;
+    this.#ended.add(row, lengthBytes, error !== 0, latencyMs);
   }
 
   /** The request has ended with its connection. */
@@ -69,14 +50,6 @@ export class RequestStats {
   }
 
   counters(type: number): RequestCounters {
-    const from = type * LATENCY_BUCKETS;
-    return {
-      operations: this.#operations[type] ?? 0,
-      bytes: this.#bytes[type] ?? 0,
-      errors: this.#errors[type] ?? 0,
-      inFlight: this.#inFlight[type] ?? 0,
-      latencyBuckets: [...this.#latencyBuckets.subarray(from, from + LATENCY_BUCKETS)],
-      latencySumUs: this.#latencySumUs[type] ?? 0,
-    };
+    return { ...this.#ended.counters(type), inFlight: this.#inFlight[type] ?? 0 };
   }
 }

@@ -8,6 +8,7 @@ import { errorKinds } from '../../../daemon/base/errors.js';
 interface Operation {
   readonly operationId?: string;
   readonly summary?: string;
+  readonly requestBody?: { readonly required?: boolean };
   readonly responses: Record<string, unknown>;
 }
 interface Document {
@@ -35,6 +36,21 @@ t.test('every operation has a name, a summary and the error answer; every refere
   const references = [...JSON.stringify(document).matchAll(/"\$ref":"#\/components\/schemas\/([^"]+)"/g)];
   for (const [, name = ''] of references) t.ok(document.components.schemas[name], name);
   t.ok(document.components.schemas['Error']);
+});
+
+t.test('a body is required where the request means nothing without it', async (t) => {
+  const document = (await openApiDocument()) as Document;
+  const operations = Object.values(document.paths).flatMap((path) => Object.values(path));
+  const required = new Map<string | undefined, boolean | undefined>();
+  for (const { operationId, requestBody } of operations) {
+    if (requestBody !== undefined) required.set(operationId, requestBody.required);
+  }
+  t.same(Object.fromEntries(required), {
+    addDrive: true,
+    createVolume: true,
+    attachVolume: false,
+    detachVolume: false,
+  });
 });
 
 t.test('the error codes of the schema are those of the code', async (t) => {

@@ -217,11 +217,15 @@ t.test('attach and detach through any node', async (t) => {
   const attached = await world.ask(a, 'POST', '/v1/volumes/v1/attach', { node: 'node-b', device: true });
   t.match(attached, {
     status: 200,
-    body: { node: 'node-b', nbdUri: 'nbd+unix:///v1?socket=%2Frun%2Fnode-b.sock', device: '/dev/loop0' },
+    body: {
+      ...{ node: 'node-b', device: '/dev/loop0' },
+      ...{ nbdUri: 'nbd+unix:///v1?socket=%2Frun%2Fnode-b.sock', nbdTcpUri: 'nbd://host-b:10809/v1' },
+    },
   });
   const shown = await world.ask(a, 'GET', '/v1/volumes/v1');
   t.match(shown.body, {
-    ...{ owner: 'node-b', epoch: 1, node: 'node-b', device: '/dev/loop0', nbdUri: /^nbd\+unix/, health: 'ok' },
+    ...{ owner: 'node-b', epoch: 1, node: 'node-b', device: '/dev/loop0', health: 'ok' },
+    ...{ nbdUri: /^nbd\+unix/, nbdTcpUri: 'nbd://host-b:10809/v1' },
     attachment: { node: 'node-b', device: true, state: 'serving', error: '' },
   });
   t.match(await world.ask(a, 'POST', '/v1/volumes/v1/attach'), { status: 409, body: { error: { code: 'CONFLICT' } } });
@@ -327,7 +331,14 @@ t.test('events and stats, with names', async (t) => {
           write: { operations: 3, latencyBuckets: [0, 1, 2] },
         },
       ],
-      drives: [{ path: '/drives/node-b', state: 'open', usedBytes: 2 * 131_072 }],
+      drives: [
+        {
+          path: '/drives/node-b',
+          state: 'open',
+          usedBytes: 2 * 131_072,
+          flush: { operations: 2, errors: 1, latencyBuckets: [0, 0, 1, 1], latencySumUs: 8 },
+        },
+      ],
       shards: [{ index: 0, slabUsedBytes: { frontend: 1, peer: 2, internal: 3 } }],
     },
   });
@@ -355,7 +366,17 @@ t.test('metrics in the Prometheus format', async (t) => {
   ]) {
     t.ok(response.body.includes(`${line}\n`), line);
   }
-  t.match(response.body, /braid_drive_metadata_bytes\{drive="[^"]+",path="\/drives\/node-a"\} 4096/);
+  const ofDrive = response.body.replaceAll(/\{drive="[^"]+",path="\/drives\/node-a"/g, '{');
+  for (const line of [
+    'braid_drive_metadata_bytes{} 4096',
+    'braid_drive_errors_total{,operation="flush"} 1',
+    'braid_drive_latency_seconds_bucket{,operation="flush",le="0.000004"} 1',
+    'braid_drive_latency_seconds_bucket{,operation="flush",le="0.000008"} 2',
+    'braid_drive_latency_seconds_sum{,operation="flush"} 0.000008',
+    'braid_drive_latency_seconds_count{,operation="flush"} 2',
+  ]) {
+    t.ok(ofDrive.includes(`${line}\n`), line);
+  }
 });
 
 t.test('what is not a request of ours', async (t) => {

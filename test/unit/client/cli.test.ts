@@ -102,11 +102,16 @@ t.test('volume create and drive add send sizes in bytes', async (t) => {
 t.test('attach, detach and verify', async (t) => {
   const report = { extentsCompared: 8, bytesCompared: 1_048_576, copiesMin: 2, differences: [] as object[] };
   const api = await startApi(t, {
-    'POST /v1/volumes/data/attach': { node: 'a', nbdUri: 'nbd://x', device: '/dev/loop3' },
+    'POST /v1/volumes/data/attach': {
+      ...{ node: 'a', nbdUri: 'nbd+unix:///data?socket=/x', nbdTcpUri: 'nbd://host-a:10809/data' },
+      device: '/dev/loop3',
+    },
     'POST /v1/volumes/data/detach': { released: true },
     'POST /v1/volumes/data/verify': () => report,
   });
-  t.match((await braid(api.url, 'volume', 'attach', 'data', '--device', '--wait', '5')).stdout, /\/dev\/loop3/);
+  const attached = await braid(api.url, 'volume', 'attach', 'data', '--device', '--wait', '5');
+  t.match(attached.stdout, /\/dev\/loop3/);
+  t.match(attached.stdout, /NBD +nbd\+unix:.*\nNBD over TCP +nbd:\/\/host-a:10809\/data\n/);
   t.same(api.asked[0]?.body, { device: true, timeoutMs: 5_000 });
   t.match((await braid(api.url, 'volume', 'detach', 'data', '--force')).stdout, /is detached\n/);
   t.match((await braid(api.url, 'volume', 'verify', 'data')).stdout, /2 copies are identical/);

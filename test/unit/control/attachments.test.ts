@@ -37,7 +37,8 @@ t.test('attach through another node waits until it is served, and is idempotent'
   const { world, nodes, volume, id } = await prepare('attach');
   const [a, b] = nodes;
   const attached = await attach(world, a, b, volume);
-  t.same(attached, { nbdUri: 'nbd+unix:///v1?socket=%2Frun%2Fnode-b.sock', device: '' });
+  const nbdUri = 'nbd+unix:///v1?socket=%2Frun%2Fnode-b.sock';
+  t.same(attached, { nbdUri, nbdTcpUri: 'nbd://host-b:10809/v1', device: '' });
   t.same([...b.shard.volumes.keys()], [id]);
   t.same(await attach(world, b, b, volume), attached);
   t.equal((await world.run(world.state.owner(id)))?.value.epoch, 1, 'taken once');

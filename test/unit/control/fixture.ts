@@ -19,6 +19,7 @@ const nothing = (): void => undefined;
 export const silentLog: Log = { debug: nothing, info: nothing, warn: nothing, error: nothing, child: () => silentLog };
 
 const noOperations = { operations: 0, bytes: 0, errors: 0, latencyBuckets: [], latencySumUs: 0 };
+const driveFlushes = { operations: 2, bytes: 0, errors: 1, latencyBuckets: [0, 0, 1, 1], latencySumUs: 8 };
 
 /** A shard that takes ownership in the store as the real one does, and serves nothing. */
 export class FakeShard implements ShardControl {
@@ -142,7 +143,7 @@ export class FakeShard implements ShardControl {
       },
       state: this.failedDrives.has(driveId) ? ('failed' as const) : ('open' as const),
       reason: this.failedDrives.get(driveId) ?? '',
-      ...{ read: noOperations, write: noOperations },
+      ...{ read: noOperations, write: noOperations, flush: driveFlushes, trim: noOperations },
     }));
     const write = { operations: 3, bytes: 12_288, errors: 0, latencyBuckets: [0, 1, 2], latencySumUs: 9 };
     const volumes = [...this.volumes.keys()].map((volumeId) => ({
@@ -233,7 +234,12 @@ export class World {
     const formatter = new FakeFormatter();
     const random = this.random.fork(`${name}/${incarnation}`);
     const common = { state, clock, random, log: silentLog };
-    const addresses = { dataAddress: `10.0.0.1:${this.#incarnations}`, nbdSocketPath: `/run/${name}.sock` };
+    const addresses = {
+      dataAddress: `10.0.0.1:${this.#incarnations}`,
+      nbdSocketPath: `/run/${name}.sock`,
+      // One node serves NBD over TCP, too.
+      ...(name === 'node-b' ? { nbdTcpAddress: 'host-b:10809' } : {}),
+    };
     const agent = new Agent({
       ...common,
       ...{ devices, formatter, shards: [{ control: shard, addresses }], events: new Events({ ...common, nodeId: id }) },

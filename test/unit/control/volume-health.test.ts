@@ -29,6 +29,7 @@ const status = (more: Partial<VolumeStatusRecord> = {}): VolumeStatusRecord => (
     epoch: 1,
     state: 'serving',
     nbdUri: 'nbd+unix:',
+    nbdTcpUri: '',
     device: '',
     segmentsDegraded: 0,
     resyncBytesDone: 0,

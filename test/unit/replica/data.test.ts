@@ -19,10 +19,10 @@ t.test('what was written is read, and what was not is zeros without I/O', async 
     isSame(await coordinator.read(0, 4 * BLOCK_BYTES), new Uint8Array(4 * BLOCK_BYTES)),
     'the rest of the extent is zeros',
   );
-  const before = world.drive().stats().reads;
+  const before = world.drive().stats().read.operations;
   const { frame } = await coordinator.call(OPCODE.READ, { offset: EXTENT_BYTES, length: EXTENT_BYTES });
   t.match(frame, { status: STATUS.OK, flags: FLAG.ZEROES, payloadLength: 0 });
-  t.equal(world.drive().stats().reads, before, 'an extent without a slot costs no I/O');
+  t.equal(world.drive().stats().read.operations, before, 'an extent without a slot costs no I/O');
   await world.close();
 });
 
@@ -34,7 +34,8 @@ t.test('a write to a hot region commits nothing, a first one commits once', asyn
   t.equal(world.drive().stats().commits, before + 1);
   for (let block = 1; block < 20; block++) await coordinator.write(block * BLOCK_BYTES, blocks(1, block));
   t.equal(world.drive().stats().commits, before + 1, 'steady state needs no metadata');
-  t.match(world.drive().stats(), { hotRegions: 1, activations: 1, writes: 20, bytesWritten: 20 * BLOCK_BYTES });
+  const write = { operations: 20, bytes: 20 * BLOCK_BYTES };
+  t.match(world.drive().stats(), { hotRegions: 1, activations: 1, write });
   await world.close();
 });
 
