@@ -21,7 +21,7 @@ function start(options: ShardOptions, rpc: RpcEndpoint<MainMethods>): void {
   const store = new StoreProxy(rpc);
   rpc.serve(store.methods);
   const engine = UringEngine.start({ slabBytes: options.slabBytes });
-  const clock = new BatchClock();
+  const clock = new BatchClock(engine.batchMs);
   const log = createLog(options.logLevel).child({ shard: options.shardIndex });
   const loopDelay = monitorEventLoopDelay();
   loopDelay.enable();
@@ -49,12 +49,10 @@ function start(options: ShardOptions, rpc: RpcEndpoint<MainMethods>): void {
     eventLoopDelayMsP99: () => loopDelay.percentile(99) / NS_PER_MS,
   });
   engine.onBatchStart = () => {
-    clock.startBatch();
     shard.onBatchStart();
   };
   engine.onBatchEnd = () => {
     shard.onBatchEnd();
-    clock.endBatch();
   };
   const stop = async (): Promise<void> => {
     await shard.stop();

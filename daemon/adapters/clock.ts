@@ -1,6 +1,6 @@
 /** The system's clocks behind the `Clock` port. */
 import { performance } from 'node:perf_hooks';
-import type { Clock, Timer } from '../ports/clock.js';
+import { type Clock, tickAt, type Timer } from '../ports/clock.js';
 
 /** What `performance.now` must be added to for CLOCK_MONOTONIC; both run on that clock, so the difference never changes. */
 const ORIGIN_MS = Number(process.hrtime.bigint()) / 1e6 - performance.now();
@@ -9,6 +9,10 @@ export class SystemClock implements Clock {
   /** CLOCK_MONOTONIC: the same for all processes of a host, never set back. */
   nowMs(): number {
     return performance.now() + ORIGIN_MS;
+  }
+
+  tickUs(): number {
+    return tickAt(this.nowMs());
   }
 
   wallMs(): number {
@@ -26,19 +30,24 @@ export class SystemClock implements Clock {
  * operation costs nothing. Batches are microseconds to milliseconds long.
  */
 export class BatchClock extends SystemClock {
-  /** Start of the batch under way; 0 between batches. A typed array keeps the number from being boxed. */
-  readonly #batchMs = new Float64Array(1);
+  readonly #batchMs: Float64Array;
+  readonly #betweenMs = new Float64Array(1);
 
-  startBatch(): void {
-    this.#batchMs[0] = super.nowMs();
+  /** `batchMs[0]`: CLOCK_MONOTONIC at the start of the batch under way in milliseconds, 0 between batches. */
+  constructor(batchMs: Float64Array) {
+    super();
+    this.#batchMs = batchMs;
   }
 
-  endBatch(): void {
-    this.#batchMs[0] = 0;
-  }
-
+  /** Whichever time it is comes out of a typed array, as that keeps the number from being boxed. */
   override nowMs(): number {
+    if (this.#batchMs[0] !== 0) return this.#batchMs[0] as number;
+    this.#betweenMs[0] = super.nowMs();
+    return this.#betweenMs[0];
+  }
+
+  override tickUs(): number {
     const batchMs = this.#batchMs[0] ?? 0;
-    return batchMs === 0 ? super.nowMs() : batchMs;
+    return batchMs === 0 ? super.tickUs() : tickAt(batchMs);
   }
 }

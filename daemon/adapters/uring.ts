@@ -44,6 +44,8 @@ export class UringEngine {
   onBatchStart: () => void = () => {};
   /** Called after each batch of events has been delivered, before its commands are submitted. */
   onBatchEnd: () => void = () => {};
+  /** CLOCK_MONOTONIC at the start of the batch under way in milliseconds, 0 between batches. A typed array keeps the number from being boxed. */
+  readonly batchMs: Float64Array;
   readonly slab: Slab;
   readonly disks: DiskOpener;
   readonly network: Network;
@@ -76,6 +78,7 @@ export class UringEngine {
     );
     if (typeof created === 'number') throw startError(created, slabBytes);
     this.#shared = new Shared(addon, created.handle, created.memory, created.layout);
+    this.batchMs = this.#shared.batchMs;
     this.slab = this.#slab = new UringSlab(this.#shared);
     this.disks = this.#disks = new UringDisks(this.#shared, this.#slab);
     this.network = this.#network = new UringNetwork(this.#shared, this.#slab);
@@ -154,6 +157,7 @@ export class UringEngine {
     this.onBatchStart();
     for (let index = 0; index < count; index++) this.#dispatch(words, index * abi.RECORD_WORDS);
     this.onBatchEnd();
+    this.batchMs[0] = 0;
   }
 
   #dispatch(words: Uint32Array, at: number): void {

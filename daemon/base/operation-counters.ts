@@ -32,16 +32,14 @@ export class OperationCounts {
     this.#latencySumUs = new Float64Array(kinds);
   }
 
-  /** An operation has ended. */
-  add(kind: number, lengthBytes: number, isError: boolean, latencyMs: number): void {
+  /** An operation has ended, after `latencyUs` (an integer below 2^31). */
+  add(kind: number, lengthBytes: number, isError: boolean, latencyUs: number): void {
     this.#operations[kind] = (this.#operations[kind] as number) + 1;
     if (isError) this.#errors[kind] = (this.#errors[kind] as number) + 1;
     else this.#bytes[kind] = (this.#bytes[kind] as number) + lengthBytes;
-    const latencyUs = latencyMs * 1000;
     this.#latencySumUs[kind] = (this.#latencySumUs[kind] as number) + latencyUs;
     // 32 - clz32(n) is the number of bits of n: the smallest i with n < 2^i.
-    const bits = latencyUs >= 0x7fffffff ? LATENCY_BUCKETS - 1 : 32 - Math.clz32(latencyUs);
-    const bucket = kind * LATENCY_BUCKETS + Math.min(bits, LATENCY_BUCKETS - 1);
+    const bucket = kind * LATENCY_BUCKETS + Math.min(32 - Math.clz32(latencyUs), LATENCY_BUCKETS - 1);
     this.#latencyBuckets[bucket] = (this.#latencyBuckets[bucket] as number) + 1;
   }
 

@@ -166,6 +166,7 @@ export class Switchboard implements Network {
   }
 
   #deliverNotices(): void {
+    if (this.#notices.length === 0) return;
     const notices = this.#notices;
     this.#notices = [];
     for (const { type, connection } of notices) {

@@ -10,7 +10,7 @@ import { assert, must } from '../base/assert.js';
 import { limits } from '../base/limits.js';
 import { type OperationCounters, OperationCounts } from '../base/operation-counters.js';
 import { EXTENT_BYTES } from '../base/units.js';
-import type { Clock } from '../ports/clock.js';
+import { type Clock, elapsedUs } from '../ports/clock.js';
 import type { Disk } from '../ports/disk.js';
 import type { BufferId } from '../ports/slab.js';
 
@@ -56,7 +56,7 @@ export class DriveIo {
   readonly #startedTick = new Uint32Array(TAGS);
   #tick = 1;
   /** Per tag in flight, for the counters: ticks are too coarse for these. */
-  readonly #startedAtMs = new Float64Array(TAGS);
+  readonly #startedUs = new Int32Array(TAGS);
   readonly #kind = new Uint8Array(TAGS);
   readonly #lengthBytes = new Uint32Array(TAGS);
   readonly #ended = new OperationCounts(KINDS);
@@ -145,8 +145,8 @@ export class DriveIo {
     assert(tag >= 0 && tag < TAGS && this.#startedTick[tag] !== 0, 'a completion is of an operation in flight');
     this.#startedTick[tag] = 0;
     this.#inFlight--;
-    const latencyMs = this.#clock.nowMs() - (this.#startedAtMs[tag] as number);
-    this.#ended.add(this.#kind[tag] as number, this.#lengthBytes[tag] as number, result !== 0, latencyMs);
+    const latencyUs = elapsedUs(this.#clock, this.#startedUs[tag] as number);
+    this.#ended.add(this.#kind[tag] as number, this.#lengthBytes[tag] as number, result !== 0, latencyUs);
     if (tag < PUNCH_TAG) this.#handler.onOperationIo(tag, result);
     else if (!this.#failed) this.#onInternal(tag, result);
     if (this.#inFlight === 0) this.#onIdle?.();
@@ -189,7 +189,7 @@ export class DriveIo {
   #start(tag: number, kind: Kind, lengthBytes: number): void {
     assert(this.#startedTick[tag] === 0, 'a tag is in flight at most once');
     this.#startedTick[tag] = this.#tick;
-    this.#startedAtMs[tag] = this.#clock.nowMs();
+    this.#startedUs[tag] = this.#clock.tickUs();
     this.#kind[tag] = kind;
     this.#lengthBytes[tag] = lengthBytes;
     this.#inFlight++;

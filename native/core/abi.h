@@ -21,6 +21,7 @@
   /* Words of the control block, written by both sides in turn. */                                           \
   X(CONTROL_COMMAND_COUNT, 0)                                                                                \
   X(CONTROL_FREED_COUNT, 1)                                                                                  \
+  X(CONTROL_BATCH_MS, 2)                                                                                     \
   X(CONTROL_WORDS, 16)                                                                                       \
   /* Pools, as in daemon/ports/slab.ts. */                                                                   \
   X(POOL_FRONTEND, 0)                                                                                        \

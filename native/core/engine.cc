@@ -195,9 +195,15 @@ uint32_t Engine::collect() {
   drain(abi::EVENTS_MAX);
   sockets_.emitClosed();
   drives_.emitClosed();
-  if (core_.events.count() > 0) core_.stats.batches++;
+  if (core_.events.count() > 0) startBatch();
   core_.stats.events += core_.events.count();
   return core_.events.count();
+}
+
+void Engine::startBatch() {
+  core_.stats.batches++;
+  const double nowMs = static_cast<double>(monotonicNs()) / 1e6;
+  std::memcpy(&control()[abi::CONTROL_BATCH_MS], &nowMs, sizeof nowMs);
 }
 
 bool Engine::takeWatchFired() {

@@ -112,6 +112,7 @@ class Engine {
   void execute(const abi::Record& command);
   void dispatch(const Completion& completion);
   void drain(uint32_t eventsMax);
+  void startBatch();
   int waitForClient(int64_t timeoutNs);
 
   SharedMemory* memory_;

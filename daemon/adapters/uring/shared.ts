@@ -15,6 +15,7 @@ export class Shared {
   readonly events: Uint32Array;
   readonly commands: Uint32Array;
   readonly control: Uint32Array;
+  readonly batchMs: Float64Array;
   /** Payload of NBD replies that waits to be sent, in bytes by slot of the connection. */
   readonly unsent: Uint32Array;
   /** Set when the engine is told to stop: from then on commands are dropped. */
@@ -28,6 +29,7 @@ export class Shared {
     this.events = new Uint32Array(memory, layout.events, EVENTS_MAX * RECORD_WORDS);
     this.commands = new Uint32Array(memory, layout.commands, COMMANDS_MAX * RECORD_WORDS);
     this.control = new Uint32Array(memory, layout.control, abi.CONTROL_WORDS);
+    this.batchMs = new Float64Array(memory, layout.control + abi.CONTROL_BATCH_MS * Uint32Array.BYTES_PER_ELEMENT, 1);
     this.unsent = new Uint32Array(memory, layout.unsent, abi.CONNECTION_SLOTS);
   }
 

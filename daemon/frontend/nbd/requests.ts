@@ -19,7 +19,7 @@ import { assert, must } from '../../base/assert.js';
 import { limits } from '../../base/limits.js';
 import { EXTENT_BYTES } from '../../base/units.js';
 import type { BlockVolume, BlockVolumeHandler } from '../../ports/block-volume.js';
-import type { Clock } from '../../ports/clock.js';
+import { type Clock, elapsedUs } from '../../ports/clock.js';
 import type { NbdRequest, NbdTransport } from '../../ports/nbd-transport.js';
 import { NO_BUFFER, type BufferId, type Slab } from '../../ports/slab.js';
 import { STATUS, type Status } from '../../protocol/frame.js';
@@ -264,7 +264,7 @@ export class ExportRequests implements BlockVolumeHandler, RequestSink {
     r.cookieHigh[row] = request.cookieHigh;
     r.cookieLow[row] = request.cookieLow;
     r.offset[row] = request.offset;
-    r.startedAtMs[row] = this.#clock.nowMs();
+    r.startedUs[row] = this.#clock.tickUs();
     this.stats.begin(request.type);
     return row;
   }
@@ -458,8 +458,8 @@ export class ExportRequests implements BlockVolumeHandler, RequestSink {
 
   #reply(connection: NbdConnection, row: number): void {
     const r = this.#requests;
-    const latencyMs = this.#clock.nowMs() - (r.startedAtMs[row] as number);
-    this.stats.end(r.type[row] as number, r.length[row] as number, r.error[row] as number, latencyMs);
+    const latencyUs = elapsedUs(this.#clock, r.startedUs[row] as number);
+    this.stats.end(r.type[row] as number, r.length[row] as number, r.error[row] as number, latencyUs);
     this.#replies.conclude(connection, row);
     this.#release(connection, row);
   }

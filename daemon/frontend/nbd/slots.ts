@@ -111,7 +111,7 @@ export class RequestSlots<Owner> {
   isArriving = new Uint8Array(ROWS_AT_START);
   /** 1 when a READ was let through the gate. */
   isAdmitted = new Uint8Array(ROWS_AT_START);
-  startedAtMs = new Float64Array(ROWS_AT_START);
+  startedUs = new Int32Array(ROWS_AT_START);
   readonly owner: (Owner | null)[] = new Array<Owner | null>(ROWS_AT_START).fill(null);
   #freeHead = NONE;
 
@@ -177,7 +177,7 @@ export class RequestSlots<Owner> {
     this.pieceTail = grown(this.pieceTail, rows);
     this.isArriving = grown(this.isArriving, rows);
     this.isAdmitted = grown(this.isAdmitted, rows);
-    this.startedAtMs = grown(this.startedAtMs, rows);
+    this.startedUs = grown(this.startedUs, rows);
     while (this.owner.length < rows) this.owner.push(null);
     this.#linkFree(from);
   }

@@ -31,10 +31,10 @@ export class RequestStats {
     this.#inFlight[row] = (this.#inFlight[row] as number) + 1;
   }
 
-  end(type: number, lengthBytes: number, error: number, latencyMs: number): void {
+  end(type: number, lengthBytes: number, error: number, latencyUs: number): void {
     const row = type < TYPES ? type : CMD.CACHE;
     this.#inFlight[row] = (this.#inFlight[row] as number) - 1;
-    this.#ended.add(row, lengthBytes, error !== 0, latencyMs);
+    this.#ended.add(row, lengthBytes, error !== 0, latencyUs);
   }
 
   /** The request has ended with its connection. */

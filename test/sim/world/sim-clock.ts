@@ -4,7 +4,7 @@
  * whoever steps the clock lets the microtasks finish first.
  */
 import { assert } from '../../../daemon/base/assert.js';
-import type { Clock, Timer } from '../../../daemon/ports/clock.js';
+import { type Clock, tickAt, type Timer } from '../../../daemon/ports/clock.js';
 
 interface SimEvent {
   readonly atMs: number;
@@ -70,6 +70,10 @@ export class SimClock implements Clock {
 
   nowMs(): number {
     return this.#nowMs;
+  }
+
+  tickUs(): number {
+    return tickAt(this.nowMs());
   }
 
   wallMs(): number {
@@ -139,6 +143,10 @@ export class SimNodeClock implements Clock {
 
   nowMs(): number {
     return this.#offsetMs + this.#clock.nowMs() * this.#rate;
+  }
+
+  tickUs(): number {
+    return tickAt(this.nowMs());
   }
 
   wallMs(): number {

@@ -2,7 +2,7 @@
 import t from 'tap';
 import { limits } from '../../../daemon/base/limits.js';
 import { BLOCK_BYTES, EXTENT_BYTES } from '../../../daemon/base/units.js';
-import type { Clock } from '../../../daemon/ports/clock.js';
+import { type Clock, tickAt } from '../../../daemon/ports/clock.js';
 import type { Disk } from '../../../daemon/ports/disk.js';
 import { NO_BUFFER } from '../../../daemon/ports/slab.js';
 import { DriveIo } from '../../../daemon/replica/drive-io.js';
@@ -13,6 +13,9 @@ class HandClock implements Clock {
   timeMs = 5_000;
   nowMs(): number {
     return this.timeMs;
+  }
+  tickUs(): number {
+    return tickAt(this.timeMs);
   }
   wallMs(): number {
     return 0;

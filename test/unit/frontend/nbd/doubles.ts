@@ -1,7 +1,7 @@
 /** Stand-ins for the ports that the NBD front end uses: a volume whose pieces end when told, a clock that stands, a silent log. */
 import { EXTENT_BYTES } from '../../../../daemon/base/units.js';
 import type { BlockVolume, BlockVolumeHandler } from '../../../../daemon/ports/block-volume.js';
-import type { Clock, Timer } from '../../../../daemon/ports/clock.js';
+import { type Clock, tickAt, type Timer } from '../../../../daemon/ports/clock.js';
 import type { Log } from '../../../../daemon/ports/log.js';
 import { NO_BUFFER, POOL_FRONTEND, type BufferId, type Slab } from '../../../../daemon/ports/slab.js';
 import { STATUS, type Status } from '../../../../daemon/protocol/frame.js';
@@ -166,6 +166,10 @@ export class TestClock implements Clock {
 
   nowMs(): number {
     return this.#nowMs;
+  }
+
+  tickUs(): number {
+    return tickAt(this.#nowMs);
   }
 
   wallMs(): number {
