@@ -4,7 +4,7 @@ import { runFio, type FioLimit, type FioResult } from './fio.js';
 import { cpuTimeUs, residentBytes } from './proc.js';
 import type { BraidCluster } from './subjects/braid.js';
 import type { Subject } from './subjects/subject.js';
-import { COLUMNS, type ColdWorkload, type Workload } from './workloads.js';
+import { COLD_WARM_UP, COLUMNS, type ColdWorkload, type Workload } from './workloads.js';
 
 export interface Sample {
   readonly iops: number;
@@ -51,6 +51,14 @@ export async function measureColumns(
       addSample(samples, subject.name, column.name, sample);
     }
   }
+}
+
+/** First writes that are not measured: they compile the paths that the measured ones take, as filling the volume does for hot ones. */
+export async function warmUpCold(cluster: BraidCluster, { signal, onProgress }: MeasureOptions): Promise<void> {
+  onProgress('first writes: warming up');
+  const { name, target, extents } = await cluster.makeFresh();
+  await runFio(target, COLD_WARM_UP, { operations: COLD_WARM_UP.operationsPerExtent * extents }, signal);
+  await cluster.dropFresh(name);
 }
 
 /** One run of a first-write case. */

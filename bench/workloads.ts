@@ -50,6 +50,15 @@ const RANDOM = {
   operationsPerExtent: 0.25,
 } as const;
 
+/** Until nearly every extent of a new volume was written: first writes of all sorts. */
+export const COLD_WARM_UP: ColdWorkload = {
+  ...RANDOM,
+  name: 'warm-up',
+  title: 'warm up',
+  state: 'fresh',
+  operationsPerExtent: 4,
+};
+
 export const COLD_WORKLOADS: readonly ColdWorkload[] = [
   { ...RANDOM, name: 'fresh-4k-write-d32', title: '4k write d32, new volume', state: 'fresh' },
   {
