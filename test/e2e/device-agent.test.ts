@@ -63,6 +63,33 @@ t.test('a device that is not mounted comes back after a graceful restart', needs
   await expectFile(t, await attach(cluster), mountPoint);
 });
 
+t.test(
+  'nbdfuse dies alone: reported at once, and made anew when the file system is unmounted',
+  needsDevices,
+  async (t) => {
+    const { cluster, mountPoint } = await startMounted(t);
+    const { device: dead } = await cluster.client(0).volume('vol');
+    const pidFile = join(cluster.agent(0).dataDirectory, 'run', 'devices', 'vol.pid');
+    const epoch = (await cluster.client(0).volume('vol')).epoch;
+    process.kill(Number(readFileSync(pidFile, 'utf8')), 'SIGKILL');
+    const shown = await cluster.waitForVolume(
+      0,
+      'vol',
+      'without its device',
+      ({ attachment }) => attachment?.error.includes(mountPoint) === true,
+    );
+    t.match(shown, { health: 'ok', attachment: { state: 'serving' } }, 'the volume itself is well');
+    t.notOk('device' in shown, 'a dead device is not offered');
+    t.ok((await readFile('/proc/self/mountinfo', 'utf8')).includes(` ${mountPoint} `), 'its users keep it');
+    const messages = (await cluster.events(0)).map(({ severity, message }) => `${severity}: ${message}`);
+    t.ok(messages.includes(`error: the device ${dead} died: nbdfuse ended (SIGKILL); users of it get I/O errors`));
+    await run('umount', [mountPoint]);
+    const { device = '' } = await cluster.waitForVolume(0, 'vol', 'with a device', (volume) => 'device' in volume);
+    await expectFile(t, device, mountPoint);
+    t.equal((await cluster.client(0).volume('vol')).epoch, epoch, 'it was served all the time');
+  },
+);
+
 t.test('detaching a mounted device is refused', needsDevices, async (t) => {
   const { cluster, mountPoint } = await startMounted(t);
   await t.rejects(cluster.client(0).detachVolume('vol'), { code: 'CONFLICT', message: new RegExp(mountPoint) });
