@@ -1,7 +1,7 @@
 /** The device as agents make it: it is there again after its agent was killed or restarted, with the file system's data on it. */
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { mkdirSync, readFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -89,6 +89,16 @@ t.test(
     t.equal((await cluster.client(0).volume('vol')).epoch, epoch, 'it was served all the time');
   },
 );
+
+t.test('what makes the device has no file of the agent open, and so keeps no drive busy', needsDevices, async (t) => {
+  const { cluster } = await startMounted(t);
+  const { dataDirectory, driveDirectory } = cluster.agent(0);
+  const pid = readFileSync(join(dataDirectory, 'run', 'devices', 'vol.pid'), 'utf8').trim();
+  const files = readdirSync(`/proc/${pid}/fd`).map((descriptor) => readlinkSync(`/proc/${pid}/fd/${descriptor}`));
+  t.ok(files.includes('/dev/fuse'), 'these are the files of nbdfuse');
+  const foreign = files.filter((path) => path.endsWith('.mdb') || path.startsWith(driveDirectory));
+  t.same(foreign, []);
+});
 
 t.test('detaching a mounted device is refused', needsDevices, async (t) => {
   const { cluster, mountPoint } = await startMounted(t);
