@@ -90,6 +90,8 @@ export interface Addon {
   closeDrive(handle: Handle, drive: number): void;
   stats(handle: Handle): Partial<EngineStats>;
   stop(handle: Handle): void;
+  /** Programs that this process starts get no descriptor that is open now, but those that are handed to them. 0 or -errno. */
+  closeOnExec(): number;
 }
 
 /** `ENOENT` for -2 (and for 2). */

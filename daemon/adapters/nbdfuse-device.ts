@@ -15,6 +15,8 @@
  * 3. A loop device is detached only while it still has the backing file that we gave it (`LoopDevice.diskseq`).
  * 4. Operations on one volume run one after the other.
  *
+ * An nbdfuse that ends by itself is noticed at once (`onDied`); the device that it leaves is replaced when nobody uses it.
+ *
  * nbdfuse runs in a session of its own: it outlives a killed agent, and signals to the agent's terminal do not reach it. Its
  * connection does not outlive the agent, though, so devices found at start answer every I/O with an error and are removed.
  */
@@ -101,6 +103,9 @@ export class NbdfuseDeviceAttacher implements DeviceAttacher {
   readonly #connections: number;
   /** The last operation of each volume; the next one waits for it. */
   readonly #queues = new Map<string, Promise<unknown>>();
+  /** Processes of nbdfuse whose end would be news. */
+  readonly #watched = new Set<number>();
+  onDied: (volumeName: string, reason: string) => void = () => undefined;
 
   constructor(options: NbdfuseDeviceOptions) {
     this.#directory = resolve(options.runDirectory, 'devices');
@@ -116,8 +121,8 @@ export class NbdfuseDeviceAttacher implements DeviceAttacher {
       const old = await this.#readRecord(volumeName);
       if (old !== null) {
         if (await this.#isHealthy(old)) return { device: old.loop?.path ?? '' };
-        this.#log?.warn({ volume: volumeName }, 'the device had failed (its nbdfuse ended) and is made anew');
-        await this.#remove(old, true);
+        await this.#removeDead(old);
+        this.#log?.warn({ volume: volumeName }, 'the device was dead and is made anew');
       }
       const uri = socketPath === '' ? nbdUri : localUri(volumeName, socketPath);
       return { device: await this.#make(volumeName, uri, sizeBytes) };
@@ -222,30 +227,52 @@ export class NbdfuseDeviceAttacher implements DeviceAttacher {
     const isReady = async () => ended.reason !== '' || existsSync(pidFile);
     const isInTime = await waitUntil(isReady, READY_TIMEOUT_MS);
     const startTicks = child.pid === undefined ? null : await startTicksOf(child.pid);
-    if (!isInTime || child.pid === undefined || startTicks === null || !existsSync(pidFile)) {
+    if (!isInTime || ended.reason !== '' || child.pid === undefined || startTicks === null) {
       child.kill('SIGKILL');
-      const output = await readFile(this.#path(volumeName, 'log'), 'utf8').catch(() => '');
       const reason = ended.reason || `not ready in ${READY_TIMEOUT_MS} ms`;
-      throw new BraidError('UNAVAILABLE', `nbdfuse did not start (${reason}): ${output.trim().slice(-LOG_TAIL_CHARS)}`);
+      throw new BraidError('UNAVAILABLE', `nbdfuse did not start (${reason}): ${await this.#output(volumeName)}`);
     }
-    this.#watch(volumeName, child);
+    this.#watch(volumeName, child, child.pid);
     return { pid: child.pid, startTicks };
   }
 
-  /** Tells when nbdfuse ends although the device is still wanted. */
-  #watch(volumeName: string, child: ChildProcess): void {
+  /** Tells when nbdfuse ends by itself: after the operation that is under way, which may be what ends it. */
+  #watch(volumeName: string, child: ChildProcess, pid: number): void {
     child.unref();
     child.removeAllListeners('exit');
+    this.#watched.add(pid);
     child.on('exit', (code, signal) => {
-      if (this.#queues.has(volumeName)) return;
-      const reason = signal ?? `exit code ${code}`;
-      this.#log?.error({ volume: volumeName, reason }, 'nbdfuse ended: the device is dead; detach it with force');
+      void this.#inTurn(volumeName, async () => {
+        if (!this.#watched.delete(pid)) return;
+        const output = await this.#output(volumeName);
+        this.onDied(
+          volumeName,
+          `nbdfuse ended (${signal ?? `exit code ${code}`})${output === '' ? '' : `: ${output}`}`,
+        );
+      });
     });
+  }
+
+  /** The end of what nbdfuse has printed. */
+  async #output(volumeName: string): Promise<string> {
+    const text = await readFile(this.#path(volumeName, 'log'), 'utf8').catch(() => '');
+    return text.trim().slice(-LOG_TAIL_CHARS);
   }
 
   async #isHealthy(record: DeviceRecord): Promise<boolean> {
     if (record.nbdfuse === null || record.loop === null) return false;
     return (await startTicksOf(record.nbdfuse.pid)) === record.nbdfuse.startTicks && isLoopAttached(record.loop);
+  }
+
+  /** A device that has died stays while somebody has it mounted or open: whoever writes there sees errors, not the directory below. */
+  async #removeDead(record: DeviceRecord): Promise<void> {
+    try {
+      await this.#remove(record, false);
+    } catch (error) {
+      if (!(error instanceof BraidError) || error.code !== 'CONFLICT') throw error;
+      const message = `the device of volume ${record.volumeName} is dead, and made anew when nobody uses it any more: ${error.message}`;
+      throw new BraidError('UNAVAILABLE', message, { cause: error });
+    }
   }
 
   /** Takes down what the record names, from the top. A record is removed last, when nothing of it is left. */
@@ -260,6 +287,7 @@ export class NbdfuseDeviceAttacher implements DeviceAttacher {
         this.#log?.warn({ volume: record.volumeName, device: loop.path }, `${message}; it ends when that is closed`);
       }
     }
+    if (record.nbdfuse !== null) this.#watched.delete(record.nbdfuse.pid);
     await this.#unmountFuse(record, force);
     await this.#endNbdfuse(record, force);
     await rmdir(record.mountDirectory).catch((error: NodeJS.ErrnoException) => {

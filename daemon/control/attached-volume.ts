@@ -10,6 +10,7 @@ import { BraidError } from '../base/errors.js';
 import type { VolumeId } from '../base/ids.js';
 import type { LeaseId } from '../ports/cluster-store.js';
 import type { DeviceAttacher } from '../ports/device.js';
+import type { EventSeverity } from '../ports/event-sink.js';
 import type { ServedVolume } from '../ports/shard.js';
 import { records, type AttachmentRecord, type VolumeRecord } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
@@ -42,6 +43,8 @@ export class AttachedVolume {
   #served: ServedVolume | null = null;
   #mustRelease = false;
   #device = '';
+  /** It died by itself and is not replaced yet. */
+  #isDeviceDead = false;
   #error = '';
   #failures = 0;
   /** What is in the store: encoded record and lease, to write only what has changed. */
@@ -60,6 +63,10 @@ export class AttachedVolume {
       retryMsMin: controlLimits.takeRetryMsMin,
       retryMsMax: controlLimits.takeRetryMsMax,
     });
+  }
+
+  get name(): string {
+    return this.#options.volume.name;
   }
 
   get isTaken(): boolean {
@@ -86,6 +93,13 @@ export class AttachedVolume {
     this.#served = served;
     if (served === null || served.state === 'fenced') this.#loop.trigger();
     this.publish();
+  }
+
+  /** The device has died by itself: it is made anew as soon as nobody uses it any more. */
+  onDeviceDied(reason: string): void {
+    this.#isDeviceDead = true;
+    this.#report('error', `the device ${this.#device} died: ${reason}; users of it get I/O errors`);
+    this.#loop.trigger();
   }
 
   /** The node's lease was lost: gives the volume up now. Resolves when the shard has; it is taken again when it is still wanted. */
@@ -176,7 +190,7 @@ export class AttachedVolume {
       context.log.warn({ volume: volume.name, code: error.code, retryMs: delayMs }, error.message);
       // Waiting for a node's lease to end is ordinary; anything else should be seen.
       const isOrdinary = error.code === 'CONFLICT' || error.code === 'ABORTED';
-      if (!isOrdinary) this.#report('warning', `not attached yet: ${error.message}`);
+      if (!isOrdinary) this.#report('warning', `not attached as wanted yet: ${error.message}`);
     }
     this.#error = describeFailure(error);
     return delayMs;
@@ -230,12 +244,15 @@ export class AttachedVolume {
     const { nbdUri } = nbdUris(volume.name, shard.addresses);
     const { device } = await devices.attach(volume.name, nbdUri, shard.addresses.nbdSocketPath, volume.sizeBytes);
     this.#device = device;
+    if (this.#isDeviceDead) this.#report('info', `the device was made anew: ${device}`);
+    this.#isDeviceDead = false;
   }
 
   async #removeDevice(force: boolean): Promise<void> {
     if (this.#device === '') return;
     await this.#options.devices.detach(this.#options.volume.name, { force });
     this.#device = '';
+    this.#isDeviceDead = false;
   }
 
   async #publishNow(): Promise<void> {
@@ -253,7 +270,7 @@ export class AttachedVolume {
         served: this.#served,
         isTaken: this.#isTaken,
         uris: nbdUris(volume.name, shard.addresses),
-        device: this.#device,
+        device: this.#isDeviceDead ? '' : this.#device,
         error: this.#error,
       });
       const text = JSON.stringify(status);
@@ -272,7 +289,7 @@ export class AttachedVolume {
     return result;
   }
 
-  #report(severity: 'info' | 'warning', message: string): void {
+  #report(severity: EventSeverity, message: string): void {
     this.#options.context.events.report({ severity, subject: `volume/${this.id}`, message });
   }
 }

@@ -34,6 +34,9 @@ export class AttachmentController implements LeaseListener {
     this.#context = context;
     this.#devices = devices;
     this.#lease = lease;
+    devices.onDied = (volumeName, reason) => {
+      for (const volume of this.#volumes.values()) if (volume.name === volumeName) volume.onDeviceDied(reason);
+    };
     const { clock, log } = context;
     const retry = { retryMsMin: controlLimits.statusPollMs, retryMsMax: controlLimits.takeRetryMsMax };
     this.#wantedLoop = new Loop({ name: 'attachments', clock, log, run: () => this.#follow(), ...retry });

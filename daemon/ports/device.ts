@@ -5,7 +5,8 @@
 export interface DeviceAttacher {
   /**
    * Makes a block device of the export at `nbdUri` (also reachable through the unix socket `socketPath`). Idempotent: a device that works
-   * is returned as it is, one whose driver has died is replaced. UNSUPPORTED when this host lacks something, UNAVAILABLE when it may work later.
+   * is returned as it is, one whose driver has died is replaced. UNSUPPORTED when this host lacks something, UNAVAILABLE when it may work later:
+   * a dead device that is mounted or open is not taken away from its users.
    */
   attach(
     volumeName: string,
@@ -19,4 +20,6 @@ export interface DeviceAttacher {
   detach(volumeName: string, options: { readonly force: boolean }): Promise<void>;
   /** At start, before any `attach`: removes what an agent that died has left. Their connections died with it. */
   cleanup(): Promise<void>;
+  /** Called soon after a device has died by itself, with what happened: users of it get I/O errors until `attach` has replaced it. */
+  onDied: (volumeName: string, reason: string) => void;
 }

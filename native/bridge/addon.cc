@@ -1,8 +1,10 @@
-// The addon's functions: they convert arguments and results and hold no logic. Each takes the engine's handle first, runs on
-// the thread that created it, and drains the command array before anything whose order against commands matters.
+// The addon's functions: they convert arguments and results and hold no logic. But for `create` and `closeOnExec`, each takes the
+// engine's handle first, runs on the thread that created it, and drains the command array before anything whose order against commands matters.
 // Results are plain data: a negative number is -errno. native/index.ts types them.
 #include <arpa/inet.h>
+#include <linux/close_range.h>
 #include <node_api.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <string>
@@ -347,6 +349,15 @@ napi_value stop(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
+// closeOnExec(): keeps every descriptor that this process has open now, but for stdin, stdout and stderr, from the programs that it
+// starts; those that are handed to them by number still arrive. 0 or -errno.
+napi_value closeOnExec(napi_env env, napi_callback_info) {
+  const int result = close_range(STDERR_FILENO + 1, ~0u, CLOSE_RANGE_CLOEXEC);
+  napi_value value;
+  napi_create_int32(env, result == 0 ? 0 : -errno, &value);
+  return value;
+}
+
 napi_value abiTable(napi_env env) {
   napi_value table;
   napi_create_object(env, &table);
@@ -372,7 +383,7 @@ NAPI_MODULE_INIT() {
       {"sendBytes", sendBytes},     {"takeBytes", takeBytes},
       {"openDrive", openDrive},     {"startTransmission", startTransmission},
       {"closeDrive", closeDrive},   {"stats", stats},
-      {"stop", stop},
+      {"stop", stop},               {"closeOnExec", closeOnExec},
   };
   for (const auto& entry : functions) {
     napi_value function;

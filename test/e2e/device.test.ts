@@ -160,6 +160,51 @@ t.test('a device whose nbdfuse died is made anew', needsRoot, async (t) => {
   await expectNothingLeft(t, bench, device, pid);
 });
 
+t.test('the end of nbdfuse is told at once, whoever ended it, but not when it is detached', needsRoot, async (t) => {
+  const bench = await start(t);
+  const told: string[] = [];
+  bench.attacher.onDied = (name, reason) => told.push(`${name}: ${reason}`);
+  await bench.attacher.attach('vol1', '', bench.socket, SIZE_BYTES);
+  await bench.attacher.attach('vol2', '', bench.socket, SIZE_BYTES);
+  process.kill(pidOf(bench.directory, 'vol1'), 'SIGKILL');
+  await waitFor('it is told', () => told.length > 0);
+  t.same(told, ['vol1: nbdfuse ended (SIGKILL)']);
+  await bench.attacher.detach('vol2', { force: false });
+  await bench.attacher.detach('vol1', { force: false });
+  await bench.attacher.attach('vol1', '', bench.socket, SIZE_BYTES);
+  await bench.attacher.detach('vol1', { force: true });
+  // What has ended is told in turn with the volume's operations: after these, nothing is on its way.
+  for (const name of ['vol1', 'vol2']) await bench.attacher.detach(name, { force: false });
+  t.equal(told.length, 1);
+});
+
+t.test('a dead device is left to those who have it mounted, and replaced after them', needsRoot, async (t) => {
+  const bench = await start(t);
+  const mountPoint = join(bench.directory, 'fs');
+  const { device } = await bench.attacher.attach('vol1', '', bench.socket, SIZE_BYTES);
+  await mkdir(mountPoint);
+  await run('mkfs.ext4', ['-q', device]);
+  await run('mount', [device, mountPoint]);
+  t.teardown(() => run('umount', ['--lazy', mountPoint]).catch(() => undefined));
+  await writeFile(join(mountPoint, 'file'), 'written before', { flush: true });
+  const pid = pidOf(bench.directory, 'vol1');
+  process.kill(pid, 'SIGKILL');
+  await waitFor('nbdfuse ends', () => !isRunning(pid));
+  await t.rejects(bench.attacher.attach('vol1', '', bench.socket, SIZE_BYTES), {
+    code: 'UNAVAILABLE',
+    message: new RegExp(`volume vol1 is dead, and made anew when nobody uses it any more: .*mounted on ${mountPoint}`),
+  });
+  t.ok((await readFile('/proc/self/mountinfo', 'utf8')).includes(` ${mountPoint} `), 'it is still mounted');
+  await run('umount', [mountPoint]);
+  const anew = await bench.attacher.attach('vol1', '', bench.socket, SIZE_BYTES);
+  await run('mount', [anew.device, mountPoint]);
+  t.equal(await readFile(join(mountPoint, 'file'), 'utf8'), 'written before');
+  await run('umount', [mountPoint]);
+  const last = pidOf(bench.directory, 'vol1');
+  await bench.attacher.detach('vol1', { force: false });
+  await expectNothingLeft(t, bench, anew.device, last);
+});
+
 t.test('an attach that fails says why and leaves nothing', needsRoot, async (t) => {
   const bench = await start(t);
   await t.rejects(

@@ -9,6 +9,7 @@ import { link, mkdir, open as openFile, realpath, rm, writeFile } from 'node:fs/
 import { dirname, join, resolve } from 'node:path';
 import { setImmediate, setTimeout } from 'node:timers/promises';
 import { open, type RootDatabase } from 'lmdb';
+import { loadAddon, nativeError } from '../../../native/index.js';
 import { asError, BraidError } from '../../base/errors.js';
 import { GIB, KIB } from '../../base/units.js';
 import { checkEnvironment } from './environment-check.js';
@@ -88,6 +89,14 @@ function openDatabase(directory: string): Environment {
   }
 }
 
+/** LMDB opens its data file without O_CLOEXEC: an nbdfuse, which outlives a killed agent, would keep the drive in use. */
+function keepFromChildren(): void {
+  const result = loadAddon().closeOnExec();
+  if (result === 0) return;
+  const advice = 'use Linux 5.19 or newer, and allow close_range';
+  throw nativeError('UNSUPPORTED', 'cannot keep open files from child processes', result, advice);
+}
+
 /**
  * Opens the environment in `directory`, creating both if asked. Rejects with `BraidError` DRIVE when it is damaged,
  * cannot be opened, or is absent and not to be created.
@@ -99,6 +108,12 @@ export async function openEnvironment(directory: string, options: { create: bool
     throw new BraidError('DRIVE', `${directory} holds no store; was it moved, or not mounted?`);
   await ensureLockFile(directory);
   const database = openDatabase(directory);
+  try {
+    keepFromChildren();
+  } catch (error) {
+    await database.close();
+    throw error;
+  }
   if (!isAbsent) return database;
   await syncDirectory(directory);
   await syncDirectory(dirname(resolve(directory)));

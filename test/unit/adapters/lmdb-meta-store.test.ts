@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { LmdbMetaStoreOpener } from '../../../daemon/adapters/lmdb/meta-store.js';
 import { acquireProcessLock } from '../../../daemon/adapters/process-lock.js';
+import { runTool } from '../../../daemon/adapters/run-tool.js';
 import { commit, key, set, testMetaStore } from '../ports/meta-store-conformance.js';
 import { saying, startStoreProcess } from './store-process.js';
 
@@ -108,6 +109,15 @@ inWorld(
     await t.rejects(acquireProcessLock(join(root, 'absent')), { code: 'NOT_FOUND' });
   },
 );
+
+inWorld('a program that is started while a store is open does not get its files', async (t, directory) => {
+  const store = await opener.open(directory, { create: true });
+  const links = await runTool('ls', ['-l', '/proc/self/fd']);
+  t.equal(links.code, 0, links.stderr);
+  t.match(links.stdout, /2 -> /, 'its descriptors are listed');
+  t.notMatch(links.stdout, /\.mdb/);
+  await store.close();
+});
 
 inWorld('a truncated store is refused, wherever it is cut', async (t, directory) => {
   const file = await fill(directory, 1_000);

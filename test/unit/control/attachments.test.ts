@@ -23,6 +23,11 @@ async function attach(
   return world.run(via.agent.attachRequests.attach({ volume, node, device, timeoutMs }));
 }
 
+async function lastEvents(world: World, { agent }: TestNode, count: number) {
+  await world.run(agent.context.events.flush());
+  return world.run(agent.context.events.list(undefined, count));
+}
+
 async function prepare(
   seed: string,
   count = 2,
@@ -132,6 +137,51 @@ t.test('detach: a device in use keeps everything as it is, force does not ask', 
   t.equal(a.devices.attached.size, 0);
   t.equal(a.shard.volumes.size, 0);
   await world.until('the status is gone', async () => (await world.state.status(id)) === null);
+});
+
+t.test('a device that dies is reported and made anew at once', async (t) => {
+  const { world, nodes, volume, id } = await prepare('dead device');
+  const [a] = nodes;
+  await attach(world, a, a, volume, true);
+  const epoch = (await world.run(world.state.owner(id)))?.value.epoch;
+  a.devices.die('v1');
+  const startMs = world.clock.nowMs();
+  await world.until('it is there again', async () => (await world.state.status(id))?.value.device === '/dev/loop1');
+  t.ok(world.clock.nowMs() - startMs < 1_000);
+  t.equal((await world.run(world.state.owner(id)))?.value.epoch, epoch, 'the volume was served all the time');
+  t.match(await lastEvents(world, a, 2), [
+    { severity: 'error', subject: 'volume/v1', message: /^the device \/dev\/loop0 died: its driver ended; / },
+    { severity: 'info', subject: 'volume/v1', message: 'the device was made anew: /dev/loop1' },
+  ]);
+});
+
+t.test('a device that dies in use is reported, left to its users, and made anew when they let go', async (t) => {
+  const { world, nodes, volume, id } = await prepare('dead device in use');
+  const [a] = nodes;
+  await attach(world, a, a, volume, true);
+  a.devices.busy.add('v1');
+  a.devices.die('v1');
+  const status = async () => (await world.state.status(id))?.value;
+  await world.until('the reason is shown', async () => (await status())?.error !== '');
+  t.match(await world.run(status()), { state: 'serving', device: '', error: /dead and mounted \(UNAVAILABLE\)/ });
+  t.match(await lastEvents(world, a, 2), [
+    { severity: 'error', message: /died/ },
+    { severity: 'warning', message: /not attached as wanted yet: the device of v1 is dead and mounted/ },
+  ]);
+  a.devices.busy.delete('v1');
+  await world.until('it is there again', async () => (await status())?.device === '/dev/loop1');
+  t.match(await world.run(status()), { error: '' });
+});
+
+t.test('a device that dies and is not wanted any more goes', async (t) => {
+  const { world, nodes, volume, id } = await prepare('dead and unwanted');
+  const [a] = nodes;
+  await attach(world, a, a, volume, true);
+  a.devices.busy.add('v1');
+  a.devices.die('v1');
+  await world.run(a.agent.attachments.detach(id, true));
+  await world.until('nothing is left', async () => (await world.state.status(id)) === null);
+  t.equal(a.devices.attached.size, 0);
 });
 
 t.test('a fenced volume is released and taken anew, its device is made anew', async (t) => {

@@ -167,11 +167,24 @@ export class FakeShard implements ShardControl {
 export class FakeDevices implements DeviceAttacher {
   readonly attached = new Map<string, string>();
   readonly busy = new Set<string>();
+  readonly dead = new Set<string>();
   isClean = false;
+  onDied: (name: string, reason: string) => void = () => undefined;
+  #made = 0;
 
   async attach(name: string): Promise<{ device: string }> {
-    this.attached.set(name, this.attached.get(name) ?? `/dev/loop${this.attached.size}`);
+    if (this.dead.has(name)) {
+      if (this.busy.has(name)) throw new BraidError('UNAVAILABLE', `the device of ${name} is dead and mounted`);
+      this.dead.delete(name);
+      this.attached.delete(name);
+    }
+    if (!this.attached.has(name)) this.attached.set(name, `/dev/loop${this.#made++}`);
     return { device: this.attached.get(name) ?? '' };
+  }
+
+  die(name: string): void {
+    this.dead.add(name);
+    this.onDied(name, 'its driver ended');
   }
 
   async detach(name: string, { force }: { force: boolean }): Promise<void> {
