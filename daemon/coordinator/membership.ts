@@ -22,7 +22,7 @@ import type { VolumeId } from '../base/ids.js';
 import type { BufferId } from '../ports/slab.js';
 import { Serial, type CoordinatorContext } from './context.js';
 import type { DownCause, Peer } from './peers.js';
-import type { Replica, ReplicaState, Segment, Session } from './segment.js';
+import type { Replica, ReplicaState, Segment, SegmentCounts, Session } from './segment.js';
 
 const SEGMENTS_PER_OPEN = 200;
 /** Store transactions hold at most 64 compares; one is the owner's. */
@@ -48,6 +48,7 @@ export interface MembershipOptions {
   readonly ownerRevision: number;
   readonly segmentBytes: number;
   readonly segments: readonly Segment[];
+  readonly counts: SegmentCounts;
   readonly sessions: readonly Session[];
   readonly events: MembershipEvents;
 }
@@ -280,6 +281,7 @@ export class Membership {
 
   /** Drops in-sync replicas whose peer has been gone for longer than the grace, or surely. */
   async dropOverdue(): Promise<void> {
+    if (this.#options.counts.incomplete === 0) return;
     const now = this.#options.context.clock.nowMs();
     const changes: Change[] = [];
     for (const segment of this.#options.segments) {
@@ -296,7 +298,7 @@ export class Membership {
 
   /** Every tick: sessions that could not be opened, or lack an in-sync copy that could not be dropped, are tried again. */
   async reviveSessions(): Promise<void> {
-    for (const segment of this.#options.segments) {
+    for (const segment of this.#options.counts.incomplete === 0 ? [] : this.#options.segments) {
       const inSync = segment.replicas.filter(({ state }) => state === 'in-sync');
       if (inSync.length > 0 && inSync.every(({ suspect }) => suspect))
         this.#options.events.fenced('every in-sync copy of a segment lost power: the volume has to be opened anew');
@@ -307,6 +309,7 @@ export class Membership {
         if (!this.#life(session).opening) await this.#openSession(session);
         continue;
       }
+      if (session.shutCopies === 0) continue;
       const isShut = this.#options.segments.some(({ replicas }) =>
         replicas.some((one) => one.session === session && one.state === 'in-sync' && !one.opened && !one.suspect),
       );
@@ -457,6 +460,7 @@ export class Membership {
       session.open = false;
       session.peer.unsubscribe(this);
     }
+    for (const segment of this.#options.segments) segment.refresh();
   }
 
   #life(session: Session): SessionLife {

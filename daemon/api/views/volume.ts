@@ -5,7 +5,7 @@ import type { Agent } from '../../control/agent.js';
 import type { ClusterSnapshot, VolumeFacts } from '../../control/cluster-state.js';
 import { volumeHealth } from '../../control/volume-health.js';
 import { isServing } from '../../control/volume-status.js';
-import type { ServedVolume } from '../../ports/shard.js';
+import type { ServedSegment } from '../../ports/shard.js';
 import type { SegmentRecord } from '../../protocol/records.js';
 import type { ReplicaState, Segment, Volume, VolumeSummary } from '../schemas/index.js';
 
@@ -36,7 +36,7 @@ export async function volumeView(agent: Agent, id: VolumeId): Promise<Volume> {
     `volume ${id}`,
   );
   const segments = stored.map(({ value }) => value);
-  const served = agent.attachments.served().find(({ volumeId }) => volumeId === id);
+  const live = await agent.attachments.degradedSegments(id);
   const { volume, owner, status } = facts;
   return {
     ...summary(facts, snapshot, segments),
@@ -50,7 +50,7 @@ export async function volumeView(agent: Agent, id: VolumeId): Promise<Volume> {
     ...attachmentOf(facts, snapshot),
     ...(status === null || status.nbdUri === '' ? {} : { nbdUri: status.nbdUri }),
     resync: { bytesDone: status?.resyncBytesDone ?? 0, bytesTotal: status?.resyncBytesTotal ?? 0 },
-    segments: segments.map((segment) => segmentView(segment, facts, snapshot, served)),
+    segments: segments.map((segment) => segmentView(segment, facts, snapshot, live.get(segment.index))),
   };
 }
 
@@ -84,9 +84,8 @@ function segmentView(
   segment: SegmentRecord,
   { status }: VolumeFacts,
   snapshot: ClusterSnapshot,
-  served: ServedVolume | undefined,
+  live: ServedSegment | undefined,
 ): Segment {
-  const live = served?.segments.find(({ index }) => index === segment.index);
   const isResyncing = status !== null && status.resyncBytesTotal > status.resyncBytesDone;
   const replicas = segment.replicas.map(({ driveId, inSync }) => {
     const drive = snapshot.drives.get(driveId);
