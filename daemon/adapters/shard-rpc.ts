@@ -41,6 +41,7 @@ export function shardMethods(shard: ShardControl): ShardMethods {
     takeVolume: (volumeId) => shard.takeVolume(volumeId),
     releaseVolume: (volumeId) => shard.releaseVolume(volumeId),
     servedVolumes: () => shard.servedVolumes(),
+    servedSegments: (volumeId) => shard.servedSegments(volumeId),
     verifyVolume: (volumeId) => shard.verifyVolume(volumeId),
     deleteReplicas: (volumeId, segments) => shard.deleteReplicas(volumeId, segments),
     setLeaseDeadline: (deadlineMs) => shard.setLeaseDeadline(deadlineMs),

@@ -85,6 +85,7 @@ function shardControl(rpc: RpcEndpoint<WorkerMethods>, stop: () => Promise<void>
     takeVolume: (volumeId) => rpc.call('takeVolume', volumeId),
     releaseVolume: (volumeId) => rpc.call('releaseVolume', volumeId),
     servedVolumes: () => rpc.call('servedVolumes'),
+    servedSegments: (volumeId) => rpc.call('servedSegments', volumeId),
     verifyVolume: (volumeId) => rpc.call('verifyVolume', volumeId),
     deleteReplicas: (volumeId, segments) => rpc.call('deleteReplicas', volumeId, segments),
     setLeaseDeadline: (deadlineMs) => rpc.notify('setLeaseDeadline', deadlineMs),

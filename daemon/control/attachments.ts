@@ -9,7 +9,7 @@ import { limits } from '../base/limits.js';
 import type { LeaseId, StoreWatch } from '../ports/cluster-store.js';
 import { sleep } from '../ports/clock.js';
 import type { DeviceAttacher } from '../ports/device.js';
-import type { ServedVolume, ShardControl } from '../ports/shard.js';
+import type { ServedSegment, ServedVolume, ShardControl } from '../ports/shard.js';
 import { storeKeys } from '../protocol/store.js';
 import { AttachedVolume } from './attached-volume.js';
 import type { ControlContext, ShardHandle } from './context.js';
@@ -74,6 +74,13 @@ export class AttachmentController implements LeaseListener {
   /** The volumes that shards serve now, as of the last look. */
   served(): readonly ServedVolume[] {
     return [...this.#volumes.values()].map(({ served }) => served).filter((served) => served !== null);
+  }
+
+  /** What the volume's shard says of its segments, by index; empty unless a copy is not in sync. */
+  async degradedSegments(id: VolumeId): Promise<ReadonlyMap<number, ServedSegment>> {
+    const degraded = this.#volumes.get(id)?.served?.segmentsDegraded ?? 0;
+    const segments = degraded === 0 ? [] : await this.#shardOf(id).control.servedSegments(id);
+    return new Map(segments.map((segment) => [segment.index, segment]));
   }
 
   /** Detaches a volume that is attached to this node (`AttachedVolume.detach`). */

@@ -13,13 +13,12 @@ export interface StatusFacts {
 
 /** The record that tells everyone how far an attached volume is. A volume that could not be taken yet is `waiting` (epoch 0). */
 export function encodeStatus({ served, isTaken, uris, device, error }: StatusFacts): VolumeStatusRecord {
-  const segmentsDegraded = served?.segments.filter(({ replicas }) => replicas.some(({ state }) => state !== 'in-sync'));
   return {
     epoch: served?.epoch ?? 0,
     state: served?.state ?? (isTaken ? 'opening' : 'waiting'),
     ...(served === null ? NO_URIS : uris),
     device,
-    segmentsDegraded: segmentsDegraded?.length ?? 0,
+    segmentsDegraded: served?.segmentsDegraded ?? 0,
     resyncBytesDone: served?.resyncBytesDone ?? 0,
     resyncBytesTotal: served?.resyncBytesTotal ?? 0,
     error: error === '' ? (served?.reason ?? '') : error,

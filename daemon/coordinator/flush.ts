@@ -9,7 +9,7 @@
 import { NO_BUFFER } from '../ports/slab.js';
 import { Frame, OPCODE } from '../protocol/frame.js';
 import type { OperationTable } from './operations.js';
-import type { Segment, Session } from './segment.js';
+import type { Session } from './segment.js';
 
 const NOT_AWAITED = -1;
 /** Awaited, and to be sent when the session has all its copies again. */
@@ -18,16 +18,14 @@ const UNSENT = 0;
 export class FlushTable {
   readonly #table: OperationTable;
   readonly #sessions: readonly Session[];
-  readonly #segments: readonly Segment[];
   readonly #epoch: number;
   readonly #frame = new Frame();
   /** Per row and session: writes acknowledged on the session when the FLUSH was sent, or NOT_AWAITED. */
   readonly #covered: Float64Array;
 
-  constructor(table: OperationTable, sessions: readonly Session[], segments: readonly Segment[], epoch: number) {
+  constructor(table: OperationTable, sessions: readonly Session[], epoch: number) {
     this.#table = table;
     this.#sessions = sessions;
-    this.#segments = segments;
     this.#epoch = epoch;
     this.#covered = new Float64Array(table.capacity * sessions.length).fill(NOT_AWAITED);
   }
@@ -86,16 +84,10 @@ export class FlushTable {
   }
 
   #isComplete(session: Session): boolean {
-    const isShut = ({ replicas }: Segment): boolean =>
-      replicas.some((replica) => replica.session === session && replica.state === 'in-sync' && !replica.opened);
-    return session.open && !this.#segments.some(isShut);
+    return session.open && session.shutCopies === 0;
   }
 
   #hasInSync(session: Session): boolean {
-    for (const segment of this.#segments) {
-      for (const replica of segment.replicas)
-        if (replica.session === session && replica.state === 'in-sync') return true;
-    }
-    return false;
+    return session.inSyncCopies > 0;
   }
 }

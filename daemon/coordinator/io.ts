@@ -66,7 +66,7 @@ export class VolumeIo implements BlockVolume {
         this.#finish(row, status, buffer, bufferOffsetBytes);
       },
     });
-    this.#flushes = new FlushTable(this.#table, options.sessions, options.segments, options.epoch);
+    this.#flushes = new FlushTable(this.#table, options.sessions, options.epoch);
   }
 
   get inFlight(): number {

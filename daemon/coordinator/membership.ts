@@ -11,6 +11,7 @@
  */
 import { BraidError, asError } from '../base/errors.js';
 import { limits } from '../base/limits.js';
+import { REGION_BYTES } from '../base/units.js';
 import { sleep } from '../ports/clock.js';
 import type { StoreCompare, StoreOperation } from '../ports/cluster-store.js';
 import { OPCODE, STATUS, statusName, type Frame } from '../protocol/frame.js';
@@ -22,9 +23,13 @@ import type { VolumeId } from '../base/ids.js';
 import type { BufferId } from '../ports/slab.js';
 import { Serial, type CoordinatorContext } from './context.js';
 import type { DownCause, Peer } from './peers.js';
-import type { Replica, ReplicaState, Segment, Session } from './segment.js';
+import type { Replica, ReplicaState, Segment, SegmentCounts, Session } from './segment.js';
 
-const SEGMENTS_PER_OPEN = 200;
+/** What a segment takes in an OPEN, its drive and layout included, and in the answer, where a region that is hot takes two more. */
+const OPEN_BYTES_PER_SEGMENT = 256;
+const OPENED_BYTES_PER_SEGMENT = 16;
+/** OPENs of a session that are out at once: the peer takes them in turn, and need not wait for the next. */
+const OPENS_AT_ONCE = 4;
 /** Store transactions hold at most 64 compares; one is the owner's. */
 const SEGMENTS_PER_TXN = 60;
 const STORE_RETRY_MS = 100;
@@ -48,6 +53,7 @@ export interface MembershipOptions {
   readonly ownerRevision: number;
   readonly segmentBytes: number;
   readonly segments: readonly Segment[];
+  readonly counts: SegmentCounts;
   readonly sessions: readonly Session[];
   readonly events: MembershipEvents;
 }
@@ -72,12 +78,15 @@ export class Membership {
   readonly #options: MembershipOptions;
   readonly #serial = new Serial();
   readonly #lives = new Map<Session, SessionLife>();
+  readonly #segmentsPerOpen: number;
   #closed = false;
   /** Until the volume serves, lost replicas are judged once, together (`dropUnreachable`). */
   #serving = false;
 
   constructor(options: MembershipOptions) {
     this.#options = options;
+    const answerBytes = OPENED_BYTES_PER_SEGMENT + (2 * options.segmentBytes) / REGION_BYTES;
+    this.#segmentsPerOpen = Math.floor(limits.controlPayloadBytesMax / Math.max(OPEN_BYTES_PER_SEGMENT, answerBytes));
     const now = options.context.clock.nowMs();
     for (const session of options.sessions)
       this.#lives.set(session, { downSinceMs: now, dead: false, attempt: 0, opening: false });
@@ -141,13 +150,20 @@ export class Membership {
       );
       const opened = new Map<number, braid.IOpenedSegment>();
       let handle = 0;
-      for (let from = 0; from < all.length; from += SEGMENTS_PER_OPEN) {
-        const reply = await this.#open(session, all.slice(from, from + SEGMENTS_PER_OPEN));
-        if (life.attempt !== attempt || this.#closed) return;
-        events.progressed();
-        handle = reply.session;
-        for (const segment of reply.segments) opened.set(segment.index ?? 0, segment);
-      }
+      let from = 0;
+      const openNext = async (): Promise<void> => {
+        while (from < all.length) {
+          const first = from;
+          from += this.#segmentsPerOpen;
+          const reply = await this.#open(session, all.slice(first, from));
+          if (life.attempt !== attempt || this.#closed) return;
+          events.progressed();
+          handle = reply.session;
+          for (const segment of reply.segments) opened.set(segment.index ?? 0, segment);
+        }
+      };
+      await Promise.all(Array.from({ length: OPENS_AT_ONCE }, openNext));
+      if (life.attempt !== attempt || this.#closed) return;
       this.#sessionOpened(session, handle, opened);
     } catch (error) {
       if (life.attempt !== attempt || this.#closed) return;
@@ -225,7 +241,7 @@ export class Membership {
   async reopen(session: Session, segments: readonly Segment[]): Promise<void> {
     const life = this.#life(session);
     const attempt = life.attempt;
-    const reply = await this.#open(session, segments.slice(0, SEGMENTS_PER_OPEN));
+    const reply = await this.#open(session, segments.slice(0, this.#segmentsPerOpen));
     if (life.attempt !== attempt || !session.open)
       throw new BraidError('UNAVAILABLE', `${session.peer.name} went away`);
     for (const state of reply.segments) {
@@ -280,6 +296,7 @@ export class Membership {
 
   /** Drops in-sync replicas whose peer has been gone for longer than the grace, or surely. */
   async dropOverdue(): Promise<void> {
+    if (this.#options.counts.incomplete === 0) return;
     const now = this.#options.context.clock.nowMs();
     const changes: Change[] = [];
     for (const segment of this.#options.segments) {
@@ -296,7 +313,7 @@ export class Membership {
 
   /** Every tick: sessions that could not be opened, or lack an in-sync copy that could not be dropped, are tried again. */
   async reviveSessions(): Promise<void> {
-    for (const segment of this.#options.segments) {
+    for (const segment of this.#options.counts.incomplete === 0 ? [] : this.#options.segments) {
       const inSync = segment.replicas.filter(({ state }) => state === 'in-sync');
       if (inSync.length > 0 && inSync.every(({ suspect }) => suspect))
         this.#options.events.fenced('every in-sync copy of a segment lost power: the volume has to be opened anew');
@@ -307,6 +324,7 @@ export class Membership {
         if (!this.#life(session).opening) await this.#openSession(session);
         continue;
       }
+      if (session.shutCopies === 0) continue;
       const isShut = this.#options.segments.some(({ replicas }) =>
         replicas.some((one) => one.session === session && one.state === 'in-sync' && !one.opened && !one.suspect),
       );
@@ -457,6 +475,7 @@ export class Membership {
       session.open = false;
       session.peer.unsubscribe(this);
     }
+    for (const segment of this.#options.segments) segment.refresh();
   }
 
   #life(session: Session): SessionLife {

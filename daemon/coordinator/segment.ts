@@ -2,7 +2,8 @@
  * A segment's in-sync set as its owner sees it: the record in the cluster store plus what is connected.
  *
  * Invariants
- * - `inSyncMask`, `targetMask` and `readableMask` are what `refresh` computes from the replicas; call it after every change.
+ * - The masks are what `refresh` computes from the replicas; call it after every change.
+ * - Volume and sessions count what the masks say (`SegmentCounts`, `Session`), so that neither a tick nor a FLUSH walks all segments.
  * - readable is a subset of in-sync, in-sync of targets: reads come from in-sync copies only, writes go to in-sync and syncing ones.
  * - `generation` and the in-sync set change only after the cluster store has committed the change (invariant 5).
  */
@@ -27,6 +28,50 @@ export interface Session {
   /** Writes acknowledged on it, and how many of them its last flush covered; starts with one, for what earlier owners left unflushed. */
   writesAcked: number;
   writesFlushed: number;
+  /** Its in-sync replicas, and those of them that are not open on it: their drive failed, or their agent was restarted. */
+  inSyncCopies: number;
+  shutCopies: number;
+}
+
+/** Segments of a volume that are not as they should be. */
+export class SegmentCounts {
+  readonly #minInSync: number;
+  /** With a replica that is not in sync; and such replicas. */
+  degraded = 0;
+  degradedReplicas = 0;
+  /** With an in-sync replica that is not connected. */
+  incomplete = 0;
+  /** Writes wait, or nothing can be read. */
+  suspended = 0;
+
+  constructor(minInSync: number) {
+    this.#minInSync = minInSync;
+  }
+
+  assertConsistent(segments: readonly Segment[], sessions: readonly Session[]): void {
+    const isIncomplete = ({ replicas }: Segment) => replicas.some(({ state, ready }) => state === 'in-sync' && !ready);
+    const isDegraded = ({ replicas }: Segment) => replicas.some(({ state }) => state !== 'in-sync');
+    assert(this.incomplete === segments.filter(isIncomplete).length, 'unreachable in-sync copies are counted');
+    assert(this.degraded === segments.filter(isDegraded).length, 'copies that are not in sync are counted');
+    const inSync = segments.flatMap(({ replicas }) => replicas).filter(({ state }) => state === 'in-sync');
+    for (const session of sessions) {
+      const copies = inSync.filter((replica) => replica.session === session);
+      assert(session.inSyncCopies === copies.length, 'a session counts its in-sync copies');
+      assert(session.shutCopies === copies.filter(({ opened }) => !opened).length, 'and those that are not open');
+    }
+  }
+
+  /** Counts the segment as its masks are now, or takes back that it was counted. */
+  count(segment: Segment, change: 1 | -1): void {
+    this.degradedReplicas += change * (segment.replicas.length - segment.inSyncCount);
+    if (!segment.whole) this.degraded += change;
+    if (segment.readableMask !== segment.inSyncMask) this.incomplete += change;
+    if (segment.inSyncCount < this.#minInSync || segment.readableMask === 0) this.suspended += change;
+    for (const { session, bit } of segment.replicas) {
+      if ((segment.inSyncMask & bit) !== 0) session.inSyncCopies += change;
+      if ((segment.shutMask & bit) !== 0) session.shutCopies += change;
+    }
+  }
 }
 
 export class Replica {
@@ -73,23 +118,41 @@ export class Segment {
   /** Revision of the record in the cluster store. */
   revision: number;
   readonly replicas: readonly Replica[];
+  readonly #counts: SegmentCounts;
   inSyncMask = 0;
   targetMask = 0;
   readableMask = 0;
+  /** In sync, but not open on their session. */
+  shutMask = 0;
   inSyncCount = 0;
   /** Every replica is in sync: trims need no tombstones. */
   whole = false;
 
-  constructor(index: number, generation: number, revision: number, replicas: readonly Replica[]) {
+  constructor(
+    index: number,
+    generation: number,
+    revision: number,
+    replicas: readonly Replica[],
+    counts: SegmentCounts,
+  ) {
     this.index = index;
     this.generation = generation;
     this.revision = revision;
     this.replicas = replicas;
-    this.refresh();
+    this.#counts = counts;
+    this.#derive();
+    counts.count(this, 1);
   }
 
   refresh(): void {
+    this.#counts.count(this, -1);
+    this.#derive();
+    this.#counts.count(this, 1);
+  }
+
+  #derive(): void {
     let inSync = 0;
+    let shut = 0;
     let targets = 0;
     let readable = 0;
     let count = 0;
@@ -97,12 +160,14 @@ export class Segment {
       if (replica.state === 'in-sync') {
         inSync |= replica.bit;
         count++;
-        if (replica.ready) readable |= replica.bit;
+        if (!replica.opened) shut |= replica.bit;
+        else if (replica.session.open) readable |= replica.bit;
       } else if (replica.state === 'syncing') targets |= replica.bit;
     }
     this.inSyncMask = inSync;
     this.targetMask = targets | inSync;
     this.readableMask = readable;
+    this.shutMask = shut;
     this.inSyncCount = count;
     this.whole = count === this.replicas.length;
   }

@@ -12,11 +12,17 @@ import type { DriveId, NodeId, VolumeId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import { EXTENT_BYTES } from '../base/units.js';
 import { sleep, type Timer } from '../ports/clock.js';
-import type { ServedVolume, VerifyReport, VolumeState } from '../ports/shard.js';
+import type { ServedSegment, ServedVolume, VerifyReport, VolumeState } from '../ports/shard.js';
 import { OPCODE, STATUS } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
 import { listRecords, readRecord } from '../ports/stored-records.js';
-import { records, type OwnerRecord, type SegmentRecord, type VolumeRecord } from '../protocol/records.js';
+import {
+  records,
+  type DriveRecord,
+  type OwnerRecord,
+  type SegmentRecord,
+  type VolumeRecord,
+} from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
 import type { CoordinatorContext } from './context.js';
 import { Copier } from './copier.js';
@@ -24,7 +30,7 @@ import { VolumeIo } from './io.js';
 import { VolumeLayout } from './layout.js';
 import { Membership } from './membership.js';
 import { RegionTracker } from './regions.js';
-import { Replica, Segment, type Session } from './segment.js';
+import { Replica, Segment, SegmentCounts, type Session } from './segment.js';
 import { verifyReplicas } from './verify.js';
 
 const TICK_MS = 1_000;
@@ -56,6 +62,7 @@ export class Volume {
   readonly #layout: VolumeLayout;
   readonly #segments: readonly Segment[];
   readonly #sessions: readonly Session[];
+  readonly #counts: SegmentCounts;
   readonly #regions: RegionTracker;
   readonly #membership: Membership;
   readonly #copier: Copier;
@@ -72,8 +79,7 @@ export class Volume {
     context: CoordinatorContext,
     id: VolumeId,
     ownership: Ownership,
-    segments: readonly Segment[],
-    sessions: readonly Session[],
+    { segments, sessions, counts }: LoadedSegments,
   ) {
     const { volume, epoch, revision } = ownership;
     this.id = id;
@@ -83,6 +89,7 @@ export class Volume {
     this.#ownership = ownership;
     this.#segments = segments;
     this.#sessions = sessions;
+    this.#counts = counts;
     this.#layout = new VolumeLayout(volume.sizeBytes, volume.segmentBytes, volume.stripeWidth);
     this.#regions = new RegionTracker(segments.length, this.#layout.regionsPerSegment);
     const isLocal = (replica: Replica): boolean => replica.session.peer.nodeId === context.nodeId;
@@ -99,6 +106,7 @@ export class Volume {
     });
     this.#membership = new Membership({
       ...shared,
+      counts,
       volumeId: id,
       volumeName: volume.name,
       ownerRevision: revision,
@@ -170,8 +178,7 @@ export class Volume {
    */
   static async take(context: CoordinatorContext, id: VolumeId): Promise<Volume> {
     const ownership = await claim(context, id);
-    const { segments, sessions } = await loadSegments(context, id);
-    const volume = new Volume(context, id, ownership, segments, sessions);
+    const volume = new Volume(context, id, ownership, await loadSegments(context, ownership.volume));
     try {
       await volume.#open();
     } catch (error) {
@@ -200,7 +207,7 @@ export class Volume {
 
   /** All in-sync copies are there, or the grace is over and every segment has one that surely has everything. */
   #opened(idleMs: number): boolean {
-    if (this.#segments.every((segment) => segment.readableMask === segment.inSyncMask)) return true;
+    if (this.#counts.incomplete === 0) return true;
     return idleMs >= OPEN_GRACE_MS && this.#segments.every((segment) => segment.hasCertain(0));
   }
 
@@ -263,7 +270,7 @@ export class Volume {
   }
 
   async #resyncNext(): Promise<void> {
-    if (this.#resyncing) return;
+    if (this.#resyncing || this.#counts.degraded === 0) return;
     this.#resyncing = true;
     try {
       for (const segment of this.#segments) {
@@ -365,12 +372,9 @@ export class Volume {
   }
 
   served(): ServedVolume {
-    const degraded = this.#segments.some(
-      (segment) => segment.inSyncCount < this.#ownership.volume.minInSync || segment.readableMask === 0,
-    );
     let state = this.#state;
     let reason = this.#reason;
-    if (state === 'serving' && degraded) {
+    if (state === 'serving' && this.#counts.suspended > 0) {
       state = 'suspended';
       reason = `fewer than ${this.#ownership.volume.minInSync} copies are in sync: writes wait until one is back`;
     } else if (state === 'serving' && this.#regions.dirtyCount > 0) state = 'reconciling';
@@ -379,24 +383,22 @@ export class Volume {
       epoch: this.epoch,
       state,
       reason,
-      segments: this.#segments.map((segment) => ({
-        index: segment.index,
-        generation: segment.generation,
-        replicas: segment.replicas.map((replica) => ({
-          driveId: replica.driveId,
-          state: replica.state,
-          connected: replica.ready,
-        })),
-      })),
+      segmentsDegraded: this.#counts.degraded,
       resyncBytesDone: this.#copier.bytesDone,
       resyncBytesTotal: this.#copier.bytesTotal,
     };
   }
 
+  servedSegments(): ServedSegment[] {
+    return this.#segments.map(({ index, generation, replicas }) => ({
+      index,
+      generation,
+      replicas: replicas.map(({ driveId, state, ready }) => ({ driveId, state, connected: ready })),
+    }));
+  }
+
   get degradedReplicas(): number {
-    let count = 0;
-    for (const segment of this.#segments) count += segment.replicas.length - segment.inSyncCount;
-    return count;
+    return this.#counts.degradedReplicas;
   }
 
   // ---- giving ownership back
@@ -450,6 +452,7 @@ export class Volume {
 
   assertConsistent(): void {
     this.io.assertConsistent();
+    this.#counts.assertConsistent(this.#segments, this.#sessions);
   }
 }
 
@@ -518,18 +521,18 @@ export async function abandonOwnership(context: CoordinatorContext, id: VolumeId
   await swapOwner(context, id, owner.revision, { epoch: owner.value.epoch, nodeId: '', incarnation: '' });
 }
 
-async function loadSegments(
-  context: CoordinatorContext,
-  id: VolumeId,
-): Promise<{ segments: Segment[]; sessions: Session[] }> {
+interface LoadedSegments {
+  readonly segments: readonly Segment[];
+  readonly sessions: readonly Session[];
+  readonly counts: SegmentCounts;
+}
+
+async function loadSegments(context: CoordinatorContext, volume: VolumeRecord): Promise<LoadedSegments> {
+  const id = volume.id as VolumeId;
   const stored = await listRecords(context.store, storeKeys.segments(id), records.segment);
   const drives = await listRecords(context.store, storeKeys.drives, records.drive);
-  const driveById = new Map(drives.records.map(({ value }) => [value.id, value]));
   const sessions: Session[] = [];
-  const sessionFor = (driveId: string): Session => {
-    const drive = driveById.get(driveId);
-    if (drive === undefined)
-      throw new BraidError('CORRUPT', `drive ${driveId} of volume ${id} is not in the cluster store`);
+  const sessionFor = (drive: DriveRecord): Session => {
     const peer = context.peers.peer(drive.nodeId as NodeId, drive.shard);
     const known = sessions.find((session) => session.peer === peer);
     if (known !== undefined) return known;
@@ -541,20 +544,32 @@ async function loadSegments(
       incarnation: '',
       writesAcked: 1,
       writesFlushed: 0,
+      inSyncCopies: 0,
+      shutCopies: 0,
     };
     sessions.push(session);
     return session;
   };
-  const toReplica = (replica: SegmentRecord['replicas'][number], slot: number): Replica =>
-    new Replica(
-      replica.driveId as DriveId,
-      sessionFor(replica.driveId),
-      slot,
-      replica.inSync,
-      replica.syncedGeneration,
-    );
+  // Segments come by the thousand: what they say of their drives is kept once.
+  const homes = new Map<string, { readonly driveId: DriveId; readonly session: Session }>();
+  const homeOf = (driveId: string) => {
+    const known = homes.get(driveId);
+    if (known !== undefined) return known;
+    const drive = drives.records.find(({ value }) => value.id === driveId)?.value;
+    if (drive === undefined)
+      throw new BraidError('CORRUPT', `drive ${driveId} of volume ${id} is not in the cluster store`);
+    const home = { driveId: drive.id as DriveId, session: sessionFor(drive) };
+    homes.set(drive.id, home);
+    return home;
+  };
+  const toReplica = (replica: SegmentRecord['replicas'][number], slot: number): Replica => {
+    const { driveId, session } = homeOf(replica.driveId);
+    return new Replica(driveId, session, slot, replica.inSync, replica.syncedGeneration);
+  };
+  const counts = new SegmentCounts(volume.minInSync);
   const segments = stored.records.map(
-    ({ value, revision }) => new Segment(value.index, value.generation, revision, value.replicas.map(toReplica)),
+    ({ value, revision }) =>
+      new Segment(value.index, value.generation, revision, value.replicas.map(toReplica), counts),
   );
-  return { segments, sessions };
+  return { segments, sessions, counts };
 }

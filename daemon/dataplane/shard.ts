@@ -21,7 +21,7 @@ import type { EventSink } from '../ports/event-sink.js';
 import type { Log } from '../ports/log.js';
 import type { MetaStoreOpener } from '../ports/meta-store.js';
 import type { Network, NetworkHandler } from '../ports/network.js';
-import type { ServedVolume, ShardControl, ShardStats, VerifyReport } from '../ports/shard.js';
+import type { ServedSegment, ServedVolume, ShardControl, ShardStats, VerifyReport } from '../ports/shard.js';
 import { POOL_FRONTEND, POOL_INTERNAL, POOL_PEER, type Pool, type Slab } from '../ports/slab.js';
 import { OPCODE, STATUS, statusName } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
@@ -293,6 +293,10 @@ export class Shard implements ShardControl {
 
   servedVolumes(): Promise<readonly ServedVolume[]> {
     return Promise.resolve([...this.#volumes.values()].map((volume) => volume.served()));
+  }
+
+  servedSegments(volumeId: VolumeId): Promise<readonly ServedSegment[]> {
+    return Promise.resolve(this.#volumes.get(volumeId)?.servedSegments() ?? []);
   }
 
   async verifyVolume(volumeId: VolumeId): Promise<VerifyReport> {

@@ -14,7 +14,8 @@ export interface ServedVolume {
   readonly state: VolumeState;
   /** Why it is suspended, fenced or slow to open; empty otherwise. */
   readonly reason: string;
-  readonly segments: readonly ServedSegment[];
+  /** Segments with a copy that is not in sync. */
+  readonly segmentsDegraded: number;
   /** Bytes copied and to be copied by resync and reconcile that are under way. */
   readonly resyncBytesDone: number;
   readonly resyncBytesTotal: number;
@@ -94,6 +95,8 @@ export interface ShardControl {
   /** Ends client I/O, flushes, cools all regions, gives up ownership cleanly. Idempotent. */
   releaseVolume(volumeId: VolumeId): Promise<void>;
   servedVolumes(): Promise<readonly ServedVolume[]>;
+  /** By index; none when the volume is not served here. */
+  servedSegments(volumeId: VolumeId): Promise<readonly ServedSegment[]>;
   /** Compares all in-sync replicas of a volume that is served here. */
   verifyVolume(volumeId: VolumeId): Promise<VerifyReport>;
   /** Removes the replicas of a deleted volume from the drives of this shard. Idempotent. */

@@ -37,7 +37,7 @@ export class ActivityLog {
 
   /** The region was in the log when the drive was opened. */
   restore(replica: Replica, region: number, bootId: Uint8Array): void {
-    if (bootId.join() !== this.#bootId.join()) replica.uncertainRegions.add(region);
+    if (bootId.join() !== this.#bootId.join()) replica.markUncertain(region);
     this.#move(replica, region, REGION.COLD, REGION.HOT);
     this.#count++;
     this.#checksums.pinUnknown(replica, region);
@@ -54,7 +54,7 @@ export class ActivityLog {
 
   /** The commit that put it there is durable. */
   activated(replica: Replica, region: number): void {
-    if (replica.regionStates[region] === REGION.ACTIVATING) replica.regionStates[region] = REGION.HOT;
+    if (replica.regionStates[region] === REGION.ACTIVATING) replica.setRegionState(region, REGION.HOT);
   }
 
   /** The owner orders it to cool; writes that come now wait until it is cold. */
@@ -72,7 +72,7 @@ export class ActivityLog {
   /** The commit that took it out is durable. */
   cooled(replica: Replica, region: number): void {
     this.#move(replica, region, REGION.COOLING, REGION.COLD);
-    replica.uncertainRegions.delete(region);
+    replica.markCertain(region);
     this.#count--;
     this.#checksums.unpin(replica, region);
   }
@@ -80,8 +80,7 @@ export class ActivityLog {
   /** The replica is deleted with all its regions; its checksums are dropped by the caller. */
   forget(replica: Replica): void {
     this.#count -= replica.hotRegions().length;
-    replica.regionStates.fill(REGION.COLD);
-    replica.uncertainRegions.clear();
+    replica.forgetRegions();
   }
 
   assertConsistent(replicas: Iterable<Replica>): void {
@@ -97,6 +96,6 @@ export class ActivityLog {
 
   #move(replica: Replica, region: number, from: number, to: number): void {
     assert(replica.regionStates[region] === from, 'regions go cold, activating, hot, cooling, cold');
-    replica.regionStates[region] = to;
+    replica.setRegionState(region, to);
   }
 }

@@ -155,7 +155,8 @@ export class ChecksumTable {
 
   /** The replica goes away. */
   drop(replica: Replica): void {
-    for (const [region, entry] of replica.checksumEntries.entries()) {
+    for (let region = 0; region < replica.regionCount; region++) {
+      const entry = replica.checksumEntries[region] as number;
       if (entry === NONE) continue;
       if (this.#pinned[entry] === 0) this.#unlink(entry);
       this.#free(entry, replica, region);
@@ -231,7 +232,7 @@ export class ChecksumTable {
     this.#loaded[entry] = 0;
     this.#dirty[entry] = 0;
     this.#pinned[entry] = 0;
-    replica.checksumEntries[region] = entry;
+    replica.setChecksumEntry(region, entry);
     this.#append(entry);
     return entry;
   }
@@ -244,7 +245,7 @@ export class ChecksumTable {
   }
 
   #free(entry: number, replica: Replica, region: number): void {
-    replica.checksumEntries[region] = NONE;
+    replica.setChecksumEntry(region, NONE);
     this.#replica[entry] = null;
     this.#pinned[entry] = 0;
     this.#freed.push(entry);

@@ -284,13 +284,13 @@ function describe(index: number, result: OpenSegment | Status): braid.OpenedSegm
     status: STATUS.OK,
     hotRegions,
     extents,
-    uncertain: replica.uncertainRegions.size > 0,
+    uncertain: replica.isUncertain,
   });
 }
 
 function listExtents(replica: Replica, request: braid.ListExtentsRequest): Uint8Array {
   const reply = new braid.ListExtentsReply();
-  let extent = request.from;
+  let extent = replica.isUntouched ? replica.extentCount : request.from;
   for (; extent < replica.extentCount && reply.extents.length < EXTENTS_PER_LIST; extent++) {
     const isListed = replica.slotOf(extent) !== 0 || !request.allocatedOnly;
     // A stamp of 0 means that nothing was ever there, and so does a slot ahead of a stream.

@@ -71,7 +71,7 @@ export class DriveMaintenance {
     const seen = this.epochOf(volume);
     assert(seen <= epoch, 'a lower epoch was refused before (invariant 2)');
     const opened = segments.map((segment) => {
-      const replica = replicas.get(replicaKey(volumeId, segment.index)) ?? new Replica(volumeId, segment.index);
+      const replica = replicas.get(replicaKey(volumeId, segment.index)) ?? new Replica(volumeId, segment.index, volume);
       return replica.setSize(segment.sizeBytes) ? replica : null;
     });
     const isDurable = await committer.commit((operations) => {
@@ -99,8 +99,8 @@ export class DriveMaintenance {
     const cooling: { replica: Replica; region: number; unmapped: readonly BlankExtent[] }[] = [];
     for (const { replica, regions } of requests) {
       for (const region of new Set(regions)) {
+        if (region >= replica.regionCount || replica.regionWrites[region] !== 0) return STATUS.BAD_REQUEST;
         const state = replica.regionStates[region];
-        if (state === undefined || replica.regionWrites[region] !== 0) return STATUS.BAD_REQUEST;
         assert(state !== REGION.ACTIVATING, 'a region activates for a write in flight');
         if (state === REGION.HOT) cooling.push({ replica, region, unmapped: [] });
       }
@@ -129,6 +129,7 @@ export class DriveMaintenance {
 
   /** Removes the replica's tombstones: no replica of the segment is stale any more. */
   async purgeTombstones(replica: Replica, generation: number): Promise<Status> {
+    if (replica.isUntouched) return STATUS.OK;
     for (let from = 0; from < replica.extentCount; from += limits.extentsPerCommitMax) {
       const to = Math.min(from + limits.extentsPerCommitMax, replica.extentCount);
       const isDurable = await this.#parts.committer.commit((operations) => {
@@ -148,7 +149,7 @@ export class DriveMaintenance {
   async deleteReplica(replica: Replica): Promise<Status> {
     const { committer, activity, checksums, freed, replicas } = this.#parts;
     assert(replica.operations === 0, 'a replica in use is not deleted');
-    for (let from = 0; from < replica.extentCount;) {
+    for (let from = replica.isUntouched ? replica.extentCount : 0; from < replica.extentCount;) {
       if (freed.isFull) await new Promise<void>((resolve) => this.#waitingForFreed.push(resolve));
       const to = Math.min(from + limits.extentsPerCommitMax, replica.extentCount);
       const slots: number[] = [];

@@ -263,7 +263,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     const replica = must(this.#table.replica[op], 'the replica of an operation');
     const extent = this.#table.extent[op] as number;
     const region = regionOf(extent);
-    replica.regionWrites[region] = (replica.regionWrites[region] as number) + 1;
+    replica.writeStarted(region);
     if (this.#state !== 'serving') return this.#end(op, STATUS.IO_ERROR);
     const isReady = replica.isReady(extent, this.#table.generation[op] as number);
     if (this.#table.opcode[op] === OPCODE.WRITE) {
@@ -505,9 +505,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     const opcode = this.#table.opcode[op];
     if (opcode === OPCODE.WRITE || opcode === OPCODE.TRIM || opcode === OPCODE.ZERO) {
       const replica = must(this.#table.replica[op], 'the replica of an operation');
-      const region = regionOf(this.#table.extent[op] as number);
-      assert((replica.regionWrites[region] as number) > 0, 'a write that ends was counted');
-      replica.regionWrites[region] = (replica.regionWrites[region] as number) - 1;
+      replica.writeEnded(regionOf(this.#table.extent[op] as number));
     }
     this.#host.onDone(op, status, isHeld);
   }

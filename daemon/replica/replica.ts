@@ -1,8 +1,10 @@
 /**
  * One replica's head map in memory: where each extent is, its generation stamp, and the state of each region. Eight bytes per
- * extent, in typed arrays; looking up an extent costs no allocation.
+ * extent, in typed arrays; looking up an extent costs no allocation. A replica gets arrays of its own when the first thing changes in
+ * them, and reads until then what all such replicas share: zeros. So a volume costs memory for the segments that were written.
  *
  * Invariants (assertConsistent):
+ * - what is shared is never written;
  * - an extent with a slot has a stamp of at least 1; one with a stamp and no slot is a tombstone;
  * - `allocated` is the number of extents with a slot;
  * - an extent is marked "changing" only while a metadata commit that changes it is under way;
@@ -33,9 +35,15 @@ export function regionOf(extent: number): number {
   return extent >>> REGION_SHIFT;
 }
 
+const REGIONS_MAX = EXTENTS_MAX / EXTENTS_PER_REGION;
+/** What an empty map reads, in a segment of any size. */
+const NO_EXTENTS = new Uint32Array(EXTENTS_MAX);
+const ALL_COLD = new Uint8Array(REGIONS_MAX);
+const NO_COUNTS = new Uint16Array(REGIONS_MAX);
+const NO_MASKS = new Uint32Array(REGIONS_MAX);
+const SHARED = [NO_EXTENTS, ALL_COLD, NO_COUNTS, NO_MASKS] as const;
+
 export class Replica {
-  /** Regions in the activity log from before the node's last boot: unflushed writes may be missing there. */
-  readonly uncertainRegions = new Set<number>();
   readonly volumeId: VolumeId;
   /** The 16 bytes of the volume's UUID. */
   readonly volume: Uint8Array;
@@ -43,6 +51,7 @@ export class Replica {
   /** 0 until a session has said it. */
   sizeBytes = 0;
   extentCount = 0;
+  regionCount = 0;
   /** Extents with a slot. */
   allocated = 0;
   /** Of those, extents that are mapped ahead of a stream and as good as unmapped for everyone else (map-ahead.ts). */
@@ -52,20 +61,74 @@ export class Replica {
   /** Requests being served. */
   operations = 0;
 
-  #slots = new Uint32Array(0);
-  #stamps = new Uint32Array(0);
-  regionStates = new Uint8Array(0);
-  /** WRITE, TRIM and ZERO requests being served, per region. */
-  regionWrites = new Uint16Array(0);
-  /** Entry in the drive's checksum table, per region; 0: none. */
-  checksumEntries = new Uint16Array(0);
+  // Where the arrays are its own they have `extentCount` or `regionCount` elements.
+  #slots = NO_EXTENTS;
+  #stamps = NO_EXTENTS;
+  #regionStates = ALL_COLD;
+  #regionWrites = NO_COUNTS;
+  #checksumEntries = NO_COUNTS;
   /** Per region, a bit per extent: mapped ahead, never written. */
-  aheadMasks = new Uint32Array(0);
+  #aheadMasks = NO_MASKS;
+  /** Regions in the activity log from before the node's last boot: unflushed writes may be missing there. Null: none ever. */
+  #uncertainRegions: Set<number> | null = null;
 
-  constructor(volumeId: VolumeId, segment: number) {
+  /** `volume`: the 16 bytes of the id, which the replicas of a volume share. */
+  constructor(volumeId: VolumeId, segment: number, volume: Uint8Array = uuidToBytes(volumeId)) {
     this.volumeId = volumeId;
-    this.volume = uuidToBytes(volumeId);
+    this.volume = volume;
     this.segment = segment;
+  }
+
+  /** WRITE, TRIM and ZERO requests being served, per region. */
+  get regionWrites(): Readonly<Uint16Array> {
+    return this.#regionWrites;
+  }
+
+  get regionStates(): Readonly<Uint8Array> {
+    return this.#regionStates;
+  }
+
+  /** Entry in the drive's checksum table, per region; 0: none. */
+  get checksumEntries(): Readonly<Uint16Array> {
+    return this.#checksumEntries;
+  }
+
+  get aheadMasks(): Readonly<Uint32Array> {
+    return this.#aheadMasks;
+  }
+
+  /** It may lack writes that were acknowledged and not flushed when its node lost power. */
+  get isUncertain(): boolean {
+    return this.#uncertainRegions !== null && this.#uncertainRegions.size > 0;
+  }
+
+  markUncertain(region: number): void {
+    this.#uncertainRegions ??= new Set();
+    this.#uncertainRegions.add(region);
+  }
+
+  markCertain(region: number): void {
+    this.#uncertainRegions?.delete(region);
+  }
+
+  setRegionState(region: number, state: number): void {
+    if (this.#regionStates === ALL_COLD) this.#ownRegions();
+    this.#regionStates[region] = state;
+  }
+
+  setChecksumEntry(region: number, entry: number): void {
+    if (this.#checksumEntries === NO_COUNTS) this.#ownRegions();
+    this.#checksumEntries[region] = entry;
+  }
+
+  writeStarted(region: number): void {
+    if (this.#regionWrites === NO_COUNTS) this.#ownRegions();
+    this.#regionWrites[region] = (this.#regionWrites[region] as number) + 1;
+  }
+
+  writeEnded(region: number): void {
+    assert((this.#regionWrites[region] as number) > 0, 'a write that ends was counted');
+    this.#regionWrites[region] = (this.#regionWrites[region] as number) - 1;
   }
 
   slotOf(extent: number): number {
@@ -81,14 +144,15 @@ export class Replica {
   }
 
   isAhead(extent: number): boolean {
-    return (((this.aheadMasks[extent >>> REGION_SHIFT] as number) >>> (extent % EXTENTS_PER_REGION)) & 1) === 1;
+    return (((this.#aheadMasks[extent >>> REGION_SHIFT] as number) >>> (extent % EXTENTS_PER_REGION)) & 1) === 1;
   }
 
   /** The extent has just been given a slot that no request asked for. */
   markAhead(extent: number): void {
     assert(this.slotOf(extent) !== 0 && !this.isAhead(extent), 'an extent is mapped ahead once, with its slot');
     const region = extent >>> REGION_SHIFT;
-    this.aheadMasks[region] = (this.aheadMasks[region] as number) | (1 << (extent % EXTENTS_PER_REGION));
+    if (this.#aheadMasks === NO_MASKS) this.#ownRegions();
+    this.#aheadMasks[region] = (this.#aheadMasks[region] as number) | (1 << (extent % EXTENTS_PER_REGION));
     this.aheadCount++;
   }
 
@@ -96,7 +160,7 @@ export class Replica {
   endAhead(extent: number): void {
     if (!this.isAhead(extent)) return;
     const region = extent >>> REGION_SHIFT;
-    this.aheadMasks[region] = (this.aheadMasks[region] as number) & ~(1 << (extent % EXTENTS_PER_REGION));
+    this.#aheadMasks[region] = (this.#aheadMasks[region] as number) & ~(1 << (extent % EXTENTS_PER_REGION));
     this.aheadCount--;
   }
 
@@ -106,7 +170,7 @@ export class Replica {
   }
 
   stateOf(extent: number): number {
-    return this.regionStates[extent >>> REGION_SHIFT] as number;
+    return this.#regionStates[extent >>> REGION_SHIFT] as number;
   }
 
   /** Whether data may be written to the extent under `generation` with no metadata commit (invariants 7 and 8). */
@@ -116,12 +180,13 @@ export class Replica {
       slot !== 0 &&
       slot < CHANGING &&
       (this.#stamps[extent] as number) >= generation &&
-      this.regionStates[extent >>> REGION_SHIFT] === REGION.HOT
+      this.#regionStates[extent >>> REGION_SHIFT] === REGION.HOT
     );
   }
 
   /** Sets an extent's head. `changing` until the commit that says the same is durable. */
   setHead(extent: number, slot: number, stamp: number, changing: boolean): void {
+    if (this.#slots === NO_EXTENTS) this.#ownExtents();
     if (this.slotOf(extent) !== 0) this.allocated--;
     if (slot !== 0) {
       this.allocated++;
@@ -157,12 +222,7 @@ export class Replica {
       'a valid segment size',
     );
     const extentCount = Math.ceil(sizeBytes / EXTENT_BYTES);
-    for (let extent = extentCount; extent < this.extentCount; extent++) {
-      if (this.slotOf(extent) !== 0 || this.stampOf(extent) !== 0) return false;
-    }
-    for (let region = Math.ceil(extentCount / EXTENTS_PER_REGION); region < this.regionStates.length; region++) {
-      if (this.regionStates[region] !== REGION.COLD || this.checksumEntries[region] !== 0) return false;
-    }
+    if (!this.#isEmptyFrom(extentCount)) return false;
     if (extentCount !== this.extentCount) this.#resize(extentCount);
     this.sizeBytes = sizeBytes;
     return true;
@@ -170,9 +230,21 @@ export class Replica {
 
   /** Regions in the activity log. */
   hotRegions(): number[] {
+    if (this.#regionStates === ALL_COLD) return [];
     const regions: number[] = [];
-    for (const [region, state] of this.regionStates.entries()) if (state !== REGION.COLD) regions.push(region);
+    for (const [region, state] of this.#regionStates.entries()) if (state !== REGION.COLD) regions.push(region);
     return regions;
+  }
+
+  /** The replica is deleted: none of its regions is in the activity log any more. */
+  forgetRegions(): void {
+    if (this.#regionStates !== ALL_COLD) this.#regionStates.fill(REGION.COLD);
+    this.#uncertainRegions = null;
+  }
+
+  /** No extent has had a slot or a stamp since the drive was opened: no use in looking at each. */
+  get isUntouched(): boolean {
+    return this.#slots === NO_EXTENTS;
   }
 
   /** Whether the range is the whole of its extent, as far as that is inside the segment. */
@@ -182,6 +254,10 @@ export class Replica {
   }
 
   assertConsistent(): void {
+    assert(
+      SHARED.every((shared) => shared.every((value) => value === 0)),
+      'what untouched replicas share is zeros',
+    );
     let allocated = 0;
     for (let extent = 0; extent < this.extentCount; extent++) {
       if (this.slotOf(extent) === 0) continue;
@@ -199,15 +275,37 @@ export class Replica {
     assert(ahead === this.aheadCount, 'aheadCount is the number of extents that are mapped ahead');
   }
 
+  #isEmptyFrom(extentCount: number): boolean {
+    if (this.#slots !== NO_EXTENTS) {
+      for (let extent = extentCount; extent < this.extentCount; extent++) {
+        if (this.slotOf(extent) !== 0 || this.stampOf(extent) !== 0) return false;
+      }
+    }
+    if (this.#regionStates === ALL_COLD) return true;
+    for (let region = Math.ceil(extentCount / EXTENTS_PER_REGION); region < this.regionCount; region++) {
+      if (this.#regionStates[region] !== REGION.COLD || this.#checksumEntries[region] !== 0) return false;
+    }
+    return true;
+  }
+
   #resize(extentCount: number): void {
-    const regionCount = Math.ceil(extentCount / EXTENTS_PER_REGION);
-    this.#slots = resized(this.#slots, new Uint32Array(extentCount));
-    this.#stamps = resized(this.#stamps, new Uint32Array(extentCount));
-    this.regionStates = resized(this.regionStates, new Uint8Array(regionCount));
-    this.regionWrites = resized(this.regionWrites, new Uint16Array(regionCount));
-    this.checksumEntries = resized(this.checksumEntries, new Uint16Array(regionCount));
-    this.aheadMasks = resized(this.aheadMasks, new Uint32Array(regionCount));
     this.extentCount = extentCount;
+    this.regionCount = Math.ceil(extentCount / EXTENTS_PER_REGION);
+    if (this.#slots !== NO_EXTENTS) this.#ownExtents();
+    if (this.#regionStates !== ALL_COLD) this.#ownRegions();
+  }
+
+  /** Arrays of its own, of the size that it has now, with what was in those before. */
+  #ownExtents(): void {
+    this.#slots = resized(this.#slots, new Uint32Array(this.extentCount));
+    this.#stamps = resized(this.#stamps, new Uint32Array(this.extentCount));
+  }
+
+  #ownRegions(): void {
+    this.#regionStates = resized(this.#regionStates, new Uint8Array(this.regionCount));
+    this.#regionWrites = resized(this.#regionWrites, new Uint16Array(this.regionCount));
+    this.#checksumEntries = resized(this.#checksumEntries, new Uint16Array(this.regionCount));
+    this.#aheadMasks = resized(this.#aheadMasks, new Uint32Array(this.regionCount));
   }
 }
 

@@ -47,7 +47,8 @@ async function served(world: SimWorld, index: number): Promise<ServedVolume> {
   return must(volumes[0], 'the served volume');
 }
 
-function inSyncCount({ segments }: ServedVolume): number {
+async function inSyncCount(world: SimWorld, index: number): Promise<number> {
+  const segments = await must(world.nodes[index], 'the node').shard.servedSegments(world.volumeId);
   return must(segments[0], 'a segment').replicas.filter(({ state }) => state === 'in-sync').length;
 }
 
@@ -60,7 +61,7 @@ function recordedInSync(world: SimWorld): number {
 
 async function untilInSync(world: SimWorld, index: number, count: number): Promise<boolean> {
   for (let waitedMs = 0; waitedMs < LONG_MS; waitedMs += 200) {
-    if (inSyncCount(await served(world, index)) === count) return true;
+    if ((await inSyncCount(world, index)) === count) return true;
     await world.runUntil(() => false, 200);
   }
   return false;

@@ -279,10 +279,7 @@ class Scenario {
     // The owner must have noticed the last loss before "in sync" says anything.
     if (this.#world.clock.nowMs() - this.#lastPowerLossMs < POWER_LOSS_APART_MS) return;
     const volumes = await served.node.shard.servedVolumes();
-    const whole = volumes.every(({ segments }) =>
-      segments.every(({ replicas }) => replicas.every(({ state }) => state === 'in-sync')),
-    );
-    if (!whole || nodes.some((node) => !node.alive)) return;
+    if (volumes.some(({ segmentsDegraded }) => segmentsDegraded > 0) || nodes.some((node) => !node.alive)) return;
     this.#lastPowerLossMs = this.#world.clock.nowMs();
     this.#crash(index, true);
   }
@@ -372,8 +369,8 @@ class Scenario {
       const node = world.served?.node;
       if (node?.alive !== true || this.#client.inFlight > 0) continue;
       const volume = (await node.shard.servedVolumes()).find(({ volumeId }) => volumeId === world.volumeId);
-      const whole = volume?.segments.every(({ replicas }) => replicas.every(({ state }) => state === 'in-sync'));
-      if (volume?.state === 'serving' && whole === true && node.shard === world.nodes[this.#owner]?.shard) return true;
+      const whole = volume?.segmentsDegraded === 0;
+      if (volume?.state === 'serving' && whole && node.shard === world.nodes[this.#owner]?.shard) return true;
     }
     return false;
   }

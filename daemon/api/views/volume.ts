@@ -6,7 +6,7 @@ import type { ClusterSnapshot, VolumeFacts } from '../../control/cluster-state.j
 import type { NbdUris } from '../../control/nbd-uri.js';
 import { volumeHealth } from '../../control/volume-health.js';
 import { isServing } from '../../control/volume-status.js';
-import type { ServedVolume } from '../../ports/shard.js';
+import type { ServedSegment } from '../../ports/shard.js';
 import type { SegmentRecord } from '../../protocol/records.js';
 import type { ReplicaState, Segment, Volume, VolumeSummary } from '../schemas/index.js';
 
@@ -37,7 +37,7 @@ export async function volumeView(agent: Agent, id: VolumeId): Promise<Volume> {
     `volume ${id}`,
   );
   const segments = stored.map(({ value }) => value);
-  const served = agent.attachments.served().find(({ volumeId }) => volumeId === id);
+  const live = await agent.attachments.degradedSegments(id);
   const { volume, owner, status } = facts;
   return {
     ...summary(facts, snapshot, segments),
@@ -51,7 +51,7 @@ export async function volumeView(agent: Agent, id: VolumeId): Promise<Volume> {
     ...attachmentOf(facts, snapshot),
     ...(status === null || status.nbdUri === '' ? {} : nbdUrisView(status)),
     resync: { bytesDone: status?.resyncBytesDone ?? 0, bytesTotal: status?.resyncBytesTotal ?? 0 },
-    segments: segments.map((segment) => segmentView(segment, facts, snapshot, served)),
+    segments: segments.map((segment) => segmentView(segment, facts, snapshot, live.get(segment.index))),
   };
 }
 
@@ -90,9 +90,8 @@ function segmentView(
   segment: SegmentRecord,
   { status }: VolumeFacts,
   snapshot: ClusterSnapshot,
-  served: ServedVolume | undefined,
+  live: ServedSegment | undefined,
 ): Segment {
-  const live = served?.segments.find(({ index }) => index === segment.index);
   const isResyncing = status !== null && status.resyncBytesTotal > status.resyncBytesDone;
   const replicas = segment.replicas.map(({ driveId, inSync }) => {
     const drive = snapshot.drives.get(driveId);

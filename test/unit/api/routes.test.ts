@@ -1,5 +1,5 @@
 import t from 'tap';
-import type { VolumeId } from '../../../daemon/base/ids.js';
+import type { DriveId, VolumeId } from '../../../daemon/base/ids.js';
 import { limits } from '../../../daemon/base/limits.js';
 import { ApiWorld } from './fixture.js';
 
@@ -300,6 +300,21 @@ t.test('verify: by the owner, or here when there is none', async (t) => {
   t.same(await world.ask(a, 'POST', '/v1/volumes/v1/verify'), { status: 200, body: report });
   t.ok(b.node.shard.calls.includes('verifyVolume'));
   t.match(await world.ask(a, 'POST', '/v1/volumes/nope/verify'), { status: 404 });
+});
+
+t.test('the owner shows what its shard knows of copies that are not in sync', async (t) => {
+  const world = new ApiWorld('degraded');
+  const [a] = await world.start(2);
+  const { body } = await world.ask(a, 'POST', '/v1/volumes', v1);
+  await world.ask(a, 'POST', '/v1/volumes/v1/attach');
+  const { shard, agent } = a.node;
+  const [{ replicas }] = body['segments'] as unknown as [{ replicas: [{ driveId: DriveId }] }];
+  const copy = { driveId: replicas[0].driveId, state: 'syncing' as const, connected: true };
+  shard.segments = [{ index: 0, generation: 2, replicas: [copy] }];
+  shard.set(body['id'] as unknown as VolumeId, { segmentsDegraded: 1 });
+  await world.until('the status is known', () => agent.attachments.served()[0]?.segmentsDegraded === 1);
+  const shown = await world.ask(a, 'GET', '/v1/volumes/v1');
+  t.match(shown.body['segments'], [{ index: 0, replicas: [{ state: 'syncing' }, { state: 'in-sync' }] }]);
 });
 
 t.test('events and stats, with names', async (t) => {

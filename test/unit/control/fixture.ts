@@ -7,7 +7,13 @@ import type { DriveId, NodeId, VolumeId } from '../../../daemon/base/ids.js';
 import type { DeviceAttacher } from '../../../daemon/ports/device.js';
 import type { DriveFormatter, FormatRequest } from '../../../daemon/ports/drive-formatter.js';
 import type { Log } from '../../../daemon/ports/log.js';
-import type { ServedVolume, ShardControl, ShardStats, VerifyReport } from '../../../daemon/ports/shard.js';
+import type {
+  ServedSegment,
+  ServedVolume,
+  ShardControl,
+  ShardStats,
+  VerifyReport,
+} from '../../../daemon/ports/shard.js';
 import { records, type DriveRecord } from '../../../daemon/protocol/records.js';
 import { storeKeys } from '../../../daemon/protocol/store.js';
 import { putRecord, unchanged } from '../../../daemon/control/cluster-state.js';
@@ -25,6 +31,8 @@ const driveFlushes = { operations: 2, bytes: 0, errors: 1, latencyBuckets: [0, 0
 export class FakeShard implements ShardControl {
   readonly drives = new Map<DriveId, string>();
   readonly volumes = new Map<VolumeId, ServedVolume>();
+  /** Of every volume that it serves. */
+  segments: readonly ServedSegment[] = [];
   readonly deleted: string[] = [];
   readonly deadlines: number[] = [];
   /** Errors that the next calls of a method reject with. */
@@ -82,7 +90,7 @@ export class FakeShard implements ShardControl {
       [putRecord(key, records.owner, record)],
     );
     if (!isMine) throw new BraidError('ABORTED', 'someone else was faster');
-    const served = { volumeId: id, epoch, state: 'serving' as const, reason: '', segments: [] };
+    const served = { volumeId: id, epoch, state: 'serving' as const, reason: '', segmentsDegraded: 0 };
     this.volumes.set(id, { ...served, resyncBytesDone: 0, resyncBytesTotal: 0 });
   }
 
@@ -103,6 +111,11 @@ export class FakeShard implements ShardControl {
   async servedVolumes(): Promise<readonly ServedVolume[]> {
     this.#called('servedVolumes');
     return [...this.volumes.values()];
+  }
+
+  async servedSegments(id: VolumeId): Promise<readonly ServedSegment[]> {
+    this.#called('servedSegments');
+    return this.volumes.has(id) ? this.segments : [];
   }
 
   async verifyVolume(id: VolumeId): Promise<VerifyReport> {
