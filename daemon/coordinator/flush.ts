@@ -2,8 +2,8 @@
  * Flushes in flight: which sessions still owe each FLUSH an answer.
  *
  * Invariants
- * - A FLUSH ends when every session that has an in-sync replica and had unflushed writes when the FLUSH came has answered, or has no
- *   in-sync replica any more.
+ * - A FLUSH ends when every session that has a target of writes and had unflushed writes when the FLUSH came has answered, or has no
+ *   target any more. Syncing replicas count: one may be in sync, by a join that is under way, before the FLUSH is acknowledged.
  * - `writesFlushed` of a session never exceeds the writes that were acknowledged on it before the FLUSH was sent.
  */
 import { NO_BUFFER } from '../ports/slab.js';
@@ -39,13 +39,13 @@ export class FlushTable {
   /** Sends FLUSH wherever there is something to flush. */
   start(row: number): void {
     for (const session of this.#sessions) {
-      if (session.writesAcked === session.writesFlushed || !this.#hasInSync(session)) continue;
+      if (session.writesAcked === session.writesFlushed || !this.#hasTarget(session)) continue;
       this.#covered[this.#cell(row, session)] = UNSENT;
       this.send(row, session);
     }
   }
 
-  /** Not while the session lacks an in-sync copy: its answer would not speak for that one. */
+  /** Not while the session lacks a copy that counts, or may: its answer would not speak for that one. */
   send(row: number, session: Session): void {
     if (!this.#isComplete(session)) {
       this.#covered[this.#cell(row, session)] = UNSENT; // an earlier one may have been lost with its connection
@@ -67,10 +67,10 @@ export class FlushTable {
     this.#covered[cell] = NOT_AWAITED;
   }
 
-  /** Stops waiting for sessions without an in-sync replica. */
+  /** Stops waiting for sessions without a target. */
   dropStale(row: number): void {
     for (const session of this.#sessions)
-      if (!this.#hasInSync(session)) this.#covered[this.#cell(row, session)] = NOT_AWAITED;
+      if (!this.#hasTarget(session)) this.#covered[this.#cell(row, session)] = NOT_AWAITED;
     for (const session of this.#sessions)
       if (this.#covered[this.#cell(row, session)] === UNSENT) this.send(row, session);
   }
@@ -87,14 +87,13 @@ export class FlushTable {
 
   #isComplete(session: Session): boolean {
     const isShut = ({ replicas }: Segment): boolean =>
-      replicas.some((replica) => replica.session === session && replica.state === 'in-sync' && !replica.opened);
+      replicas.some((replica) => replica.session === session && replica.state !== 'stale' && !replica.opened);
     return session.open && !this.#segments.some(isShut);
   }
 
-  #hasInSync(session: Session): boolean {
-    for (const segment of this.#segments) {
-      for (const replica of segment.replicas)
-        if (replica.session === session && replica.state === 'in-sync') return true;
+  #hasTarget(session: Session): boolean {
+    for (const { replicas } of this.#segments) {
+      for (const replica of replicas) if (replica.session === session && replica.state !== 'stale') return true;
     }
     return false;
   }
