@@ -2,8 +2,9 @@
  * Flushes in flight: which sessions still owe each FLUSH an answer.
  *
  * Invariants
- * - A FLUSH ends when every session that has an in-sync replica and had unflushed writes when the FLUSH came has answered, or has no
- *   in-sync replica any more.
+ * - A FLUSH ends when every session that has a target (an in-sync, syncing or joining replica) and had unflushed writes when the FLUSH came
+ *   has answered, or has no target any more. A syncing copy counts: it may join before the next FLUSH, after its own flush of what was copied.
+ *   What a copy missed because it was stale when the FLUSH came is copied, and flushed, before it joins.
  * - `writesFlushed` of a session never exceeds the writes that were acknowledged on it before the FLUSH was sent.
  */
 import { NO_BUFFER } from '../ports/slab.js';
@@ -37,13 +38,13 @@ export class FlushTable {
   /** Sends FLUSH wherever there is something to flush. */
   start(row: number): void {
     for (const session of this.#sessions) {
-      if (session.writesAcked === session.writesFlushed || !this.#hasInSync(session)) continue;
+      if (session.writesAcked === session.writesFlushed || !this.#hasTarget(session)) continue;
       this.#covered[this.#cell(row, session)] = UNSENT;
       this.send(row, session);
     }
   }
 
-  /** Not while the session lacks an in-sync copy: its answer would not speak for that one. */
+  /** Not while the session lacks one of its targets: its answer would not speak for that one. */
   send(row: number, session: Session): void {
     if (!this.#isComplete(session)) {
       this.#covered[this.#cell(row, session)] = UNSENT; // an earlier one may have been lost with its connection
@@ -65,10 +66,10 @@ export class FlushTable {
     this.#covered[cell] = NOT_AWAITED;
   }
 
-  /** Stops waiting for sessions without an in-sync replica. */
+  /** Stops waiting for sessions without a target. */
   dropStale(row: number): void {
     for (const session of this.#sessions)
-      if (!this.#hasInSync(session)) this.#covered[this.#cell(row, session)] = NOT_AWAITED;
+      if (!this.#hasTarget(session)) this.#covered[this.#cell(row, session)] = NOT_AWAITED;
     for (const session of this.#sessions)
       if (this.#covered[this.#cell(row, session)] === UNSENT) this.send(row, session);
   }
@@ -87,7 +88,7 @@ export class FlushTable {
     return session.open && session.shutCopies === 0;
   }
 
-  #hasInSync(session: Session): boolean {
-    return session.inSyncCopies > 0;
+  #hasTarget(session: Session): boolean {
+    return session.targetCopies > 0;
   }
 }

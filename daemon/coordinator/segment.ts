@@ -28,8 +28,8 @@ export interface Session {
   /** Writes acknowledged on it, and how many of them its last flush covered; starts with one, for what earlier owners left unflushed. */
   writesAcked: number;
   writesFlushed: number;
-  /** Its in-sync replicas, and those of them that are not open on it: their drive failed, or their agent was restarted. */
-  inSyncCopies: number;
+  /** Its targets (in-sync and syncing replicas), and those of them that are not open on it: their drive failed, or their agent was restarted. */
+  targetCopies: number;
   shutCopies: number;
 }
 
@@ -53,10 +53,10 @@ export class SegmentCounts {
     const isDegraded = ({ replicas }: Segment) => replicas.some(({ state }) => state !== 'in-sync');
     assert(this.incomplete === segments.filter(isIncomplete).length, 'unreachable in-sync copies are counted');
     assert(this.degraded === segments.filter(isDegraded).length, 'copies that are not in sync are counted');
-    const inSync = segments.flatMap(({ replicas }) => replicas).filter(({ state }) => state === 'in-sync');
+    const targets = segments.flatMap(({ replicas }) => replicas).filter(({ state }) => state !== 'stale');
     for (const session of sessions) {
-      const copies = inSync.filter((replica) => replica.session === session);
-      assert(session.inSyncCopies === copies.length, 'a session counts its in-sync copies');
+      const copies = targets.filter((replica) => replica.session === session);
+      assert(session.targetCopies === copies.length, 'a session counts its targets');
       assert(session.shutCopies === copies.filter(({ opened }) => !opened).length, 'and those that are not open');
     }
   }
@@ -68,7 +68,7 @@ export class SegmentCounts {
     if (segment.readableMask !== segment.inSyncMask) this.incomplete += change;
     if (segment.inSyncCount < this.#minInSync || segment.readableMask === 0) this.suspended += change;
     for (const { session, bit } of segment.replicas) {
-      if ((segment.inSyncMask & bit) !== 0) session.inSyncCopies += change;
+      if ((segment.targetMask & bit) !== 0) session.targetCopies += change;
       if ((segment.shutMask & bit) !== 0) session.shutCopies += change;
     }
   }
@@ -122,7 +122,7 @@ export class Segment {
   inSyncMask = 0;
   targetMask = 0;
   readableMask = 0;
-  /** In sync, but not open on their session. */
+  /** Targets that are not open on their session. */
   shutMask = 0;
   inSyncCount = 0;
   /** Every replica is in sync: trims need no tombstones. */
@@ -160,12 +160,14 @@ export class Segment {
       if (replica.state === 'in-sync') {
         inSync |= replica.bit;
         count++;
-        if (!replica.opened) shut |= replica.bit;
-        else if (replica.session.open) readable |= replica.bit;
-      } else if (replica.state === 'syncing') targets |= replica.bit;
+        if (replica.ready) readable |= replica.bit;
+      }
+      if (replica.state === 'stale') continue;
+      targets |= replica.bit;
+      if (!replica.opened) shut |= replica.bit;
     }
     this.inSyncMask = inSync;
-    this.targetMask = targets | inSync;
+    this.targetMask = targets;
     this.readableMask = readable;
     this.shutMask = shut;
     this.inSyncCount = count;

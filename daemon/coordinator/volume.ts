@@ -544,7 +544,7 @@ async function loadSegments(context: CoordinatorContext, volume: VolumeRecord): 
       incarnation: '',
       writesAcked: 1,
       writesFlushed: 0,
-      inSyncCopies: 0,
+      targetCopies: 0,
       shutCopies: 0,
     };
     sessions.push(session);

@@ -1,65 +1,30 @@
 /** Stories that lost or froze something once: joins, takeovers, restarts and flushes at the wrong moment. */
 import t from 'tap';
-import { must } from '../../daemon/base/assert.js';
-import { EXTENT_BYTES, KIB, REGION_BYTES } from '../../daemon/base/units.js';
+import { EXTENT_BYTES, REGION_BYTES } from '../../daemon/base/units.js';
 import { STATUS } from '../../daemon/protocol/frame.js';
-import { records } from '../../daemon/protocol/records.js';
-import { storeKeys } from '../../daemon/protocol/store.js';
-import { SimWorld, type WorldOptions } from './world/sim-world.js';
-import { VolumeClient, type Outcome } from './world/volume-client.js';
-
-const LONG_MS = 60_000;
-const BLOCK = 4 * KIB;
-
-async function serve(world: SimWorld, index: number): Promise<VolumeClient> {
-  const node = must(world.nodes[index], 'the node');
-  await world.wait(node.takeVolume(world.volumeId), LONG_MS);
-  return new VolumeClient(must(world.served, 'the served volume').volume, node);
-}
-
-async function begin(owner: number, options: Partial<WorldOptions> = {}) {
-  const world = new SimWorld(1, { loseStoreReply: 0, ...options });
-  for (let index = 0; index < world.options.nodes; index++) await world.wait(world.startNode(index), LONG_MS);
-  world.createVolume();
-  await pass(world, 1_000);
-  return { world, client: await serve(world, owner) };
-}
-
-async function pass(world: SimWorld, ms: number): Promise<void> {
-  await world.runUntil(() => false, ms);
-}
-
-/** The outcome if there is one within the time, else null. */
-async function within(world: SimWorld, outcome: Promise<Outcome>, ms: number): Promise<Outcome | null> {
-  let result: Outcome | null = null;
-  void outcome.then((value) => (result = value));
-  await world.runUntil(() => result !== null, ms);
-  return result;
-}
-
-async function write(world: SimWorld, client: VolumeClient, offsetBytes: number, fill: number): Promise<void> {
-  const { status } = await world.wait(client.write(offsetBytes, BLOCK, fill), LONG_MS);
-  t.equal(status, STATUS.OK);
-}
-
-async function differences(world: SimWorld, index: number): Promise<unknown> {
-  return (await world.wait(must(world.nodes[index], 'the node').shard.verifyVolume(world.volumeId), LONG_MS))
-    .differences;
-}
+import {
+  begin,
+  BLOCK,
+  identical,
+  LEASE_OVER_MS,
+  LONG_MS,
+  nodeOf,
+  ok,
+  pass,
+  recordedSegment,
+  serve,
+  within,
+} from './story.js';
 
 await t.test(
   '1, 5: a copy that is lost while its join is being committed misses nothing that is acknowledged',
   async (t) => {
-    const { world, client } = await begin(0);
-    const owner = must(world.nodes[0], 'the owner');
-    const isRecorded = (): boolean => {
-      const key = storeKeys.segment(world.volumeId, 0);
-      const { value } = must(world.storeState.get(key), 'the segment record');
-      return records.segment.decode(key, value).replicas[2]?.inSync === true;
-    };
+    const { world, client } = await begin();
+    const owner = nodeOf(world, 0);
+    const isRecorded = (): boolean => recordedSegment(world).replicas[2]?.inSync === true;
     world.crashNode(2, false);
     await pass(world, 3_000);
-    await write(world, client, 0, 1);
+    await ok(t, world, client.write(0, BLOCK, 1));
     let isJoining = false;
     world.storeState.onChange(() => {
       if (isJoining || !isRecorded()) return;
@@ -69,39 +34,39 @@ await t.test(
     await world.wait(world.startNode(2), LONG_MS);
     await world.runUntil(() => isJoining, LONG_MS);
     const late = client.write(0, BLOCK, 2);
-    must(world.nodes[2], 'the copy').network.resetAll(); // it never hears of the write
+    nodeOf(world, 2).network.resetAll(); // it never hears of the write
     await pass(world, 300);
     owner.store.setReachable(true);
     t.equal((await world.wait(late, LONG_MS)).status, STATUS.OK);
     await pass(world, 3_000);
-    t.same(await differences(world, 0), []);
+    await identical(t, world, 0);
   },
 );
 
 for (const alone of [false, true]) {
   const story = alone ? 'on the only copy that is left' : 'on the copy that the others are made equal to';
   await t.test(`8, 10: a write that its owner left ${story} reaches those that come back`, async (t) => {
-    const { world, client } = await begin(0);
-    await write(world, client, 0, 1);
+    const { world, client } = await begin();
+    await ok(t, world, client.write(0, BLOCK, 1));
     world.fabric.cut('node-0', 'node-2');
     if (alone) world.fabric.cut('node-0', 'node-1');
     void client.write(2 * REGION_BYTES, BLOCK, 2); // the first write in its region, never acknowledged
     await pass(world, 50);
     for (const index of alone ? [0, 1, 2] : [0, 2]) world.crashNode(index, false);
     world.fabric.healAll();
-    await pass(world, 6_000);
+    await pass(world, LEASE_OVER_MS);
     await world.wait(world.startNode(0), LONG_MS);
     const next = await serve(world, 0);
     t.equal((await world.wait(next.read(2 * REGION_BYTES, BLOCK), LONG_MS)).bytes[0], 2);
     for (const index of alone ? [1, 2] : [2]) await world.wait(world.startNode(index), LONG_MS);
     await pass(world, 10_000);
-    t.same(await differences(world, 0), []);
+    await identical(t, world, 0);
   });
 }
 
 await t.test('12: all copies restart at once, the owner is elsewhere: the volume goes on', async (t) => {
-  const { world, client } = await begin(3, { nodes: 4 });
-  await write(world, client, 0, 1);
+  const { world, client } = await begin({ nodes: 4 }, 3);
+  await ok(t, world, client.write(0, BLOCK, 1));
   for (const index of [0, 1, 2]) world.crashNode(index, false);
   await pass(world, 100);
   for (const index of [0, 1, 2]) await world.wait(world.startNode(index), LONG_MS);
@@ -111,33 +76,33 @@ await t.test('12: all copies restart at once, the owner is elsewhere: the volume
 });
 
 await t.test('a copy that lost power is not trusted because it connects a second time', async (t) => {
-  const { world, client } = await begin(3, { nodes: 4, replicas: 2, minInSync: 1 });
-  t.equal((await world.wait(client.write(0, EXTENT_BYTES, 1), LONG_MS)).status, STATUS.OK);
-  t.equal((await world.wait(client.flush(), LONG_MS)).status, STATUS.OK);
-  t.equal((await world.wait(client.write(0, EXTENT_BYTES, 2), LONG_MS)).status, STATUS.OK);
+  const { world, client } = await begin({ nodes: 4, replicas: 2, minInSync: 1 }, 3);
+  await ok(t, world, client.write(0, EXTENT_BYTES, 1));
+  await ok(t, world, client.flush());
+  await ok(t, world, client.write(0, EXTENT_BYTES, 2));
   world.fabric.cut('node-3', 'node-1');
-  for (const index of [0, 1]) must(world.nodes[index], 'a copy').network.resetAll();
+  for (const index of [0, 1]) nodeOf(world, index).network.resetAll();
   await pass(world, 5);
   world.fabric.cut('node-1', 'node-3');
   world.crashNode(0, true);
   await pass(world, 300);
   await world.wait(world.startNode(0), LONG_MS);
   await pass(world, 4_000);
-  must(world.nodes[0], 'a copy').network.resetAll();
+  nodeOf(world, 0).network.resetAll();
   const early = await within(world, client.read(0, EXTENT_BYTES), 5_000);
   t.ok(early === null || early.bytes.every((byte) => byte === 2), 'nothing older is read');
 });
 
 await t.test('FLUSH is not acknowledged when the last copy could not be flushed', async (t) => {
-  const { world, client } = await begin(1, { nodes: 2, replicas: 1, minInSync: 1 });
-  await write(world, client, 0, 1);
+  const { world, client } = await begin({ nodes: 2, replicas: 1, minInSync: 1 }, 1);
+  await ok(t, world, client.write(0, BLOCK, 1));
   world.media(0).fail('flush', 0, world.media(0).sizeBytes);
   t.not((await within(world, client.flush(), 10_000))?.status, STATUS.OK);
 });
 
 await t.test('FLUSH is not acknowledged when the only copy lost power before it', async (t) => {
-  const { world, client } = await begin(1, { nodes: 2, replicas: 1, minInSync: 1 });
-  await write(world, client, 0, 1);
+  const { world, client } = await begin({ nodes: 2, replicas: 1, minInSync: 1 }, 1);
+  await ok(t, world, client.write(0, BLOCK, 1));
   world.crashNode(0, true);
   await pass(world, 300);
   await world.wait(world.startNode(0), LONG_MS);
@@ -145,22 +110,22 @@ await t.test('FLUSH is not acknowledged when the only copy lost power before it'
 });
 
 await t.test('10: a region that cannot be made equal on a full drive is served without it', async (t) => {
-  const { world, client } = await begin(0, { slotCounts: [16, 8, 16] });
-  for (let extent = 0; extent < 7; extent++) await write(world, client, extent * EXTENT_BYTES, 1);
+  const { world, client } = await begin({ slotCounts: [16, 8, 16] }, 0);
+  for (let extent = 0; extent < 7; extent++) await ok(t, world, client.write(extent * EXTENT_BYTES, BLOCK, 1));
   world.fabric.cut('node-0', 'node-1');
   void client.write(8 * EXTENT_BYTES, BLOCK, 2);
   await pass(world, 50);
   world.crashNode(0, false);
   world.fabric.healAll();
-  await pass(world, 6_000);
+  await pass(world, LEASE_OVER_MS);
   await world.wait(world.startNode(0), LONG_MS);
   const next = await serve(world, 0);
   t.equal((await within(world, next.read(0, BLOCK), LONG_MS))?.bytes[0], 1);
 });
 
 await t.test('a copy is not dropped for one that lost power a moment ago and still looks connected', async (t) => {
-  const { world, client } = await begin(2, { replicas: 2, minInSync: 1 });
-  await write(world, client, 0, 1);
+  const { world, client } = await begin({ replicas: 2, minInSync: 1 }, 2);
+  await ok(t, world, client.write(0, BLOCK, 1));
   world.crashNode(1, true); // silently: the owner does not know yet
   world.crashNode(0, false);
   await pass(world, 5_000);

@@ -21,6 +21,7 @@ export interface WorldOptions {
   readonly segmentBytes: number;
   readonly stripeWidth: number;
   readonly minInSync: number;
+  readonly failWhenDegraded: boolean;
   readonly slotCount: number;
   /** Of single nodes, where they differ. */
   readonly slotCounts: readonly number[];
@@ -34,6 +35,7 @@ export const WORLD_DEFAULTS: WorldOptions = {
   segmentBytes: 16 * MIB,
   stripeWidth: 1,
   minInSync: 2,
+  failWhenDegraded: false,
   slotCount: 512,
   slotCounts: [],
   loseStoreReply: 0.01,
@@ -135,7 +137,7 @@ export class SimWorld {
 
   /** Records of a volume with a replica on each of the first nodes. */
   createVolume(): void {
-    const { volumeBytes, segmentBytes, stripeWidth, minInSync } = this.options;
+    const { volumeBytes, segmentBytes, stripeWidth, minInSync, failWhenDegraded } = this.options;
     const setups = this.#setups.slice(0, this.options.replicas);
     const operations: StoreOperation[] = [];
     const segments = Math.ceil(volumeBytes / (segmentBytes * stripeWidth)) * stripeWidth;
@@ -152,7 +154,7 @@ export class SimWorld {
       minInSync,
       stripeWidth,
       segmentBytes,
-      failWhenDegraded: false,
+      failWhenDegraded,
       createdMs: 0,
       deleting: false,
       labels: {},

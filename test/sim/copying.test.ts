@@ -1,0 +1,53 @@
+/** Stories of copies that are made equal while clients write: what is copied neither loses nor resurrects a write. */
+import t from 'tap';
+import { must } from '../../daemon/base/assert.js';
+import { REGION_BYTES } from '../../daemon/base/units.js';
+import { STATUS } from '../../daemon/protocol/frame.js';
+import type { SimDisk } from './world/sim-disk.js';
+import type { SimWorld } from './world/sim-world.js';
+import { ALL_COLD_MS, begin, BLOCK, identical, LONG_MS, ok, pass, restart, untilInSync } from './story.js';
+
+function diskOf(world: SimWorld, index: number): SimDisk {
+  return must(world.media(index).user, 'the disk of a node that runs');
+}
+
+await t.test('3: a client write waits for the copy of its extent that is under way', async (t) => {
+  // The owner has no copy, so that what its source answers can be held back on the link.
+  const { world, client } = await begin({ nodes: 3, replicas: 2, minInSync: 1 }, 2);
+  await ok(t, world, client.write(0, BLOCK, 1));
+  await pass(world, ALL_COLD_MS);
+  world.crashNode(1, false);
+  await ok(t, world, client.write(0, BLOCK, 2));
+  await pass(world, 1_000);
+  await restart(world, [1]);
+  const isCopying = await world.runUntil(() => diskOf(world, 0).inFlight > 0, LONG_MS);
+  t.ok(isCopying, 'the source is being read');
+  world.fabric.cut('node-0', 'node-2');
+  await pass(world, 5);
+  const write = client.write(0, BLOCK, 3);
+  await pass(world, 50);
+  world.fabric.healAll(); // the old data goes on to the target now
+  await ok(t, world, write);
+  t.ok(await untilInSync(world, 2, 2), 'the copy is in sync again');
+  await identical(t, world, 2);
+  await ok(t, world, client.read(0, BLOCK), 3);
+});
+
+await t.test('8: an answer to a request of an older generation does not count', async (t) => {
+  const { world, client } = await begin();
+  await ok(t, world, client.write(0, BLOCK, 1));
+  await pass(world, ALL_COLD_MS);
+  const slow = diskOf(world, 0);
+  slow.stall();
+  world.fabric.cut('node-0', 'node-2');
+  const write = client.write(2 * REGION_BYTES, BLOCK, 2); // the first in its region: no log of the lost copy names it
+  await pass(world, 50);
+  world.crashNode(2, false);
+  await pass(world, 3_000);
+  slow.resume(); // the local copy answers the request of before the drop
+  world.fabric.healAll();
+  t.equal((await world.wait(write, LONG_MS)).status, STATUS.OK);
+  await restart(world, [2]);
+  t.ok(await untilInSync(world, 0, 3), 'the lost copy is in sync again');
+  await identical(t, world, 0);
+});
