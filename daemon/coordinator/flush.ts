@@ -2,14 +2,15 @@
  * Flushes in flight: which sessions still owe each FLUSH an answer.
  *
  * Invariants
- * - A FLUSH ends when every session that has an in-sync replica and had unflushed writes when the FLUSH came has answered, or has no
- *   in-sync replica any more.
+ * - A FLUSH ends when every session that has a target (an in-sync, syncing or joining replica) and had unflushed writes when the FLUSH came
+ *   has answered, or has no target any more. A syncing copy counts: it may join before the next FLUSH, after its own flush of what was copied.
+ *   What a copy missed because it was stale when the FLUSH came is copied, and flushed, before it joins.
  * - `writesFlushed` of a session never exceeds the writes that were acknowledged on it before the FLUSH was sent.
  */
 import { NO_BUFFER } from '../ports/slab.js';
 import { Frame, OPCODE } from '../protocol/frame.js';
 import type { OperationTable } from './operations.js';
-import type { Segment, Session } from './segment.js';
+import type { Replica, Segment, Session } from './segment.js';
 
 const NOT_AWAITED = -1;
 /** Awaited, and to be sent when the session has all its copies again. */
@@ -39,13 +40,13 @@ export class FlushTable {
   /** Sends FLUSH wherever there is something to flush. */
   start(row: number): void {
     for (const session of this.#sessions) {
-      if (session.writesAcked === session.writesFlushed || !this.#hasInSync(session)) continue;
+      if (session.writesAcked === session.writesFlushed || !this.#hasTarget(session)) continue;
       this.#covered[this.#cell(row, session)] = UNSENT;
       this.send(row, session);
     }
   }
 
-  /** Not while the session lacks an in-sync copy: its answer would not speak for that one. */
+  /** Not while the session lacks one of its targets: its answer would not speak for that one. */
   send(row: number, session: Session): void {
     if (!this.#isComplete(session)) {
       this.#covered[this.#cell(row, session)] = UNSENT; // an earlier one may have been lost with its connection
@@ -67,10 +68,10 @@ export class FlushTable {
     this.#covered[cell] = NOT_AWAITED;
   }
 
-  /** Stops waiting for sessions without an in-sync replica. */
+  /** Stops waiting for sessions without a target. */
   dropStale(row: number): void {
     for (const session of this.#sessions)
-      if (!this.#hasInSync(session)) this.#covered[this.#cell(row, session)] = NOT_AWAITED;
+      if (!this.#hasTarget(session)) this.#covered[this.#cell(row, session)] = NOT_AWAITED;
     for (const session of this.#sessions)
       if (this.#covered[this.#cell(row, session)] === UNSENT) this.send(row, session);
   }
@@ -86,15 +87,17 @@ export class FlushTable {
   }
 
   #isComplete(session: Session): boolean {
-    const isShut = ({ replicas }: Segment): boolean =>
-      replicas.some((replica) => replica.session === session && replica.state === 'in-sync' && !replica.opened);
-    return session.open && !this.#segments.some(isShut);
+    return session.open && !this.#anyTarget(session, (replica) => !replica.opened);
   }
 
-  #hasInSync(session: Session): boolean {
-    for (const segment of this.#segments) {
-      for (const replica of segment.replicas)
-        if (replica.session === session && replica.state === 'in-sync') return true;
+  #hasTarget(session: Session): boolean {
+    return this.#anyTarget(session, () => true);
+  }
+
+  #anyTarget(session: Session, matches: (replica: Replica) => boolean): boolean {
+    for (const { replicas } of this.#segments) {
+      for (const replica of replicas)
+        if (replica.session === session && replica.state !== 'stale' && matches(replica)) return true;
     }
     return false;
   }

@@ -1,7 +1,8 @@
 /** Stories that lost or froze something once: joins, takeovers, restarts and flushes at the wrong moment. */
 import t from 'tap';
 import { must } from '../../daemon/base/assert.js';
-import { EXTENT_BYTES, KIB, REGION_BYTES } from '../../daemon/base/units.js';
+import { BraidError } from '../../daemon/base/errors.js';
+import { EXTENT_BYTES, KIB, MIB, REGION_BYTES } from '../../daemon/base/units.js';
 import { STATUS } from '../../daemon/protocol/frame.js';
 import { records } from '../../daemon/protocol/records.js';
 import { storeKeys } from '../../daemon/protocol/store.js';
@@ -126,6 +127,46 @@ await t.test('a copy that lost power is not trusted because it connects a second
   must(world.nodes[0], 'a copy').network.resetAll();
   const early = await within(world, client.read(0, EXTENT_BYTES), 5_000);
   t.ok(early === null || early.bytes.every((byte) => byte === 2), 'nothing older is read');
+});
+
+/** Node 2's copy has been made equal and flushed, and its join is under way, until `commit` lets it happen. */
+async function joinDelayed() {
+  const { world, client } = await begin(3, { nodes: 4, minInSync: 1, volumeBytes: 16 * MIB });
+  const { store, shard } = must(world.nodes[3], 'the owner');
+  await write(world, client, 0, 1);
+  world.crashNode(2, false);
+  await pass(world, 3_000);
+  await write(world, client, 0, 2);
+  const txn = store.txn.bind(store);
+  store.txn = () => Promise.reject(new BraidError('UNAVAILABLE', 'no changes for now'));
+  const commit = (): void => {
+    store.txn = txn;
+  };
+  await world.wait(world.startNode(2), LONG_MS);
+  const isWaiting = (): boolean => world.trace.some((line) => line.includes('the cluster store does not answer'));
+  t.ok(await world.runUntil(isWaiting, LONG_MS), 'the join is under way');
+  return { world, client, shard, commit };
+}
+
+await t.test('FLUSH covers a copy that joins after it', async (t) => {
+  const { world, client, shard, commit } = await joinDelayed();
+  t.equal((await world.wait(client.write(0, EXTENT_BYTES, 3), LONG_MS)).status, STATUS.OK);
+  t.equal((await world.wait(client.flush(), LONG_MS)).status, STATUS.OK);
+  commit();
+  await pass(world, 300);
+  for (const index of [0, 1]) world.crashNode(index, false); // the copy that joined is the only one
+  await pass(world, 2_500);
+  world.crashNode(2, true);
+  await pass(world, 3_000);
+  await world.wait(world.startNode(2), LONG_MS);
+  await world.wait(shard.releaseVolume(world.volumeId), LONG_MS);
+  const next = await serve(world, 3);
+  const read = await within(world, next.read(0, EXTENT_BYTES), LONG_MS);
+  t.equal(read?.status, STATUS.OK);
+  t.ok(
+    read?.bytes.every((byte) => byte === 3),
+    'nothing that was flushed is lost',
+  );
 });
 
 await t.test('FLUSH is not acknowledged when the last copy could not be flushed', async (t) => {
