@@ -169,6 +169,24 @@ await t.test('FLUSH covers a copy that joins after it', async (t) => {
   );
 });
 
+await t.test('a copy that lost power while its join was being committed is not trusted', async (t) => {
+  const { world, client, commit } = await joinDelayed();
+  t.equal((await world.wait(client.write(0, EXTENT_BYTES, 3), LONG_MS)).status, STATUS.OK);
+  world.crashNode(2, true);
+  await world.wait(world.startNode(2), LONG_MS);
+  await pass(world, 3_000); // its session is open again
+  commit();
+  await pass(world, 150);
+  world.fabric.cut('node-3', 'node-0');
+  world.fabric.cut('node-3', 'node-1');
+  for (const index of [0, 1]) must(world.nodes[index], 'a copy').network.resetAll();
+  const early = await within(world, client.read(0, EXTENT_BYTES), 1_000);
+  t.ok(early === null || early.bytes.every((byte) => byte === 3), 'nothing older is read');
+  world.fabric.healAll();
+  await pass(world, 10_000);
+  t.same(await differences(world, 3), []);
+});
+
 await t.test('FLUSH is not acknowledged when the last copy could not be flushed', async (t) => {
   const { world, client } = await begin(1, { nodes: 2, replicas: 1, minInSync: 1 });
   await write(world, client, 0, 1);
