@@ -94,6 +94,7 @@ export class Volume {
       minInSync: volume.minInSync,
       failWhenDegraded: volume.failWhenDegraded,
       slab: context.slab,
+      budget: context.budget,
       leaseValid: context.leaseValid,
       hooks: this.#ioHooks(),
     });
