@@ -17,6 +17,7 @@ import type { Membership } from './membership.js';
 import type { DataReply } from './peers.js';
 import type { RegionTracker } from './regions.js';
 import type { Replica, Segment } from './segment.js';
+import { inWindow } from './window.js';
 
 const RETRY_MS = 50;
 
@@ -33,7 +34,8 @@ export class Copier {
   readonly #options: CopierOptions;
   readonly #io: VolumeIo;
   readonly #membership: Membership;
-  readonly #wantedRegions: number[] = [];
+  /** Dirty regions that clients wait for. */
+  readonly #wantedRegions = new Set<number>();
   readonly #repairing = new Set<string>();
   #stopped = false;
   #reconciling = false;
@@ -113,17 +115,13 @@ export class Copier {
     return extents;
   }
 
+  /** Rejects when an extent could not be copied, once no copy is under way any more: the next attempt has the whole window again. */
   async #copyAll(segment: Segment, extents: readonly number[], replica: Replica): Promise<void> {
-    let next = 0;
-    const worker = async (): Promise<void> => {
-      while (next < extents.length) {
-        const extent = extents[next++] ?? 0;
-        if (this.#stopped || replica.state !== 'syncing') throw new BraidError('ABORTED', 'the resync was interrupted');
-        await this.#copyExtent(segment, extent * EXTENT_BYTES, 0, () => [replica]);
-        this.bytesDone += EXTENT_BYTES;
-      }
-    };
-    await Promise.all(Array.from({ length: limits.copyWindowExtents }, worker));
+    await inWindow(extents, async (extent) => {
+      if (this.#stopped || replica.state !== 'syncing') throw new BraidError('ABORTED', 'the resync was interrupted');
+      await this.#copyExtent(segment, extent * EXTENT_BYTES, 0, () => [replica]);
+      this.bytesDone += EXTENT_BYTES;
+    });
   }
 
   /** What was copied may have been flushed long ago by clients: it must be as durable here before this copy counts. */
@@ -161,7 +159,7 @@ export class Copier {
   // ---- reconciliation after an unclean owner
 
   wantRegion(region: number): void {
-    this.#wantedRegions.push(region);
+    this.#wantedRegions.add(region);
     this.startReconciling();
   }
 
@@ -173,20 +171,36 @@ export class Copier {
   }
 
   async #reconcileAll(): Promise<void> {
-    const { regions } = this.#options;
+    const { regions, context } = this.#options;
     this.bytesTotal += regions.dirtyCount * REGION_BYTES;
-    for (;;) {
-      const wanted = this.#wantedRegions.shift();
-      const region = wanted !== undefined && regions.isDirty(wanted) ? wanted : regions.anyDirty();
-      if (region === null || this.#stopped) break;
-      if (await this.#reconcile(region)) {
-        regions.markClean(region);
-        this.#settleSegment(regions.segmentOf(region));
-        this.bytesDone += REGION_BYTES;
-        this.#io.regionClean(region);
-      } else await sleep(this.#options.context.clock, RETRY_MS);
+    let region = this.#nextRegion(true);
+    while (region !== null && !this.#stopped) {
+      const isDone = await this.#reconcile(region);
+      const wasWanted = this.#wantedRegions.delete(region);
+      if (isDone) this.#reconciled(region);
+      else {
+        if (wasWanted) this.#wantedRegions.add(region); // at the end of the line
+        regions.postpone(region);
+        await sleep(context.clock, RETRY_MS);
+      }
+      region = this.#nextRegion(isDone);
     }
     this.#reconciling = false;
+  }
+
+  /** Wanted regions come first, except right after a failure: one that fails again and again must not keep the others waiting. */
+  #nextRegion(wantedFirst: boolean): number | null {
+    const { regions } = this.#options;
+    if (wantedFirst) for (const region of this.#wantedRegions) return region;
+    return regions.anyDirty();
+  }
+
+  #reconciled(region: number): void {
+    const { regions } = this.#options;
+    regions.markClean(region);
+    this.#settleSegment(regions.segmentOf(region));
+    this.bytesDone += REGION_BYTES;
+    this.#io.regionClean(region);
   }
 
   /** When none of its regions is dirty any more, all in-sync copies of a segment have everything. */
@@ -203,16 +217,16 @@ export class Copier {
     if (segment.readableMask === 0 || segment.readableMask !== segment.inSyncMask) return false;
     const { generation } = segment;
     const first = regions.indexInSegment(region) * REGION_BYTES;
-    const copyOne = (index: number): Promise<void> =>
-      this.#copyExtent(segment, first + index * EXTENT_BYTES, 0, (source) =>
-        segment.replicas.filter((replica) => replica.state === 'in-sync' && (replica !== source || !segment.whole)),
-      );
+    const extents = Array.from({ length: EXTENTS_PER_REGION }, (_, index) => first + index * EXTENT_BYTES);
     try {
-      for (let index = 0; index < EXTENTS_PER_REGION; index += limits.copyWindowExtents) {
-        await Promise.all(Array.from({ length: limits.copyWindowExtents }, (_, lane) => copyOne(index + lane)));
-      }
-    } catch {
-      return false;
+      await inWindow(extents, (offsetBytes) =>
+        this.#copyExtent(segment, offsetBytes, 0, (source) =>
+          segment.replicas.filter((replica) => replica.state === 'in-sync' && (replica !== source || !segment.whole)),
+        ),
+      );
+    } catch (error) {
+      if (error instanceof BraidError) return false;
+      throw error;
     }
     return segment.generation === generation;
   }
@@ -315,8 +329,8 @@ export class Copier {
     const { slab } = this.#options.context;
     const { status, flags, buffer } = await this.#read(segment, source, offsetBytes, lengthBytes);
     try {
-      if (status === STATUS.CHECKSUM_MISMATCH)
-        throw new BraidError('CORRUPT', 'the source does not match its checksum');
+      if (status === STATUS.CHECKSUM_MISMATCH || status === STATUS.IO_ERROR)
+        throw new BraidError('CORRUPT', `the source cannot be read: ${statusName(status)}`);
       if (status !== STATUS.OK)
         throw new BraidError('UNAVAILABLE', `reading the source failed with ${statusName(status)}`);
       const zeroes = (flags & FLAG.ZEROES) !== 0;

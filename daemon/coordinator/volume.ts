@@ -67,6 +67,7 @@ export class Volume {
   #wakeOpening: () => void = () => undefined;
   #resyncing = false;
   #cooling = false;
+  #verifying = false;
 
   private constructor(
     context: CoordinatorContext,
@@ -361,8 +362,19 @@ export class Volume {
     return this.#copier.listExtents(segment, source, 0, true);
   }
 
-  verify(): Promise<VerifyReport> {
-    return verifyReplicas(this.#segments, this.io, this.#copier);
+  /** One at a time: rejects with LIMIT_EXCEEDED while another one runs. */
+  async verify(): Promise<VerifyReport> {
+    if (this.#verifying)
+      throw new BraidError(
+        'LIMIT_EXCEEDED',
+        `volume ${this.name} is being verified already; wait until that has ended`,
+      );
+    this.#verifying = true;
+    try {
+      return await verifyReplicas(this.#segments, this.io, this.#copier);
+    } finally {
+      this.#verifying = false;
+    }
   }
 
   served(): ServedVolume {

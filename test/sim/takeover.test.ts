@@ -233,3 +233,51 @@ await t.test('a copy is not dropped for one that lost power a moment ago and sti
     'nothing acknowledged is lost',
   );
 });
+
+/** Reads of the slot that holds `fill` in its first byte fail on a node's drive from now on. */
+function failReads(world: SimWorld, index: number, fill: number): void {
+  const media = world.media(index);
+  const slots = Array.from({ length: world.options.slotCount }, (_, slot) => slot * EXTENT_BYTES);
+  const slot = slots.find((offset) => media.peek(offset, 1)[0] === fill);
+  media.fail('read', must(slot, 'the slot'), EXTENT_BYTES);
+}
+
+await t.test('10: a region that cannot be made equal for now keeps no other one waiting', async (t) => {
+  const { world, client } = await begin(2, { replicas: 2, minInSync: 1 });
+  world.crashNode(1, false);
+  for (const region of [0, 1]) await write(world, client, region * REGION_BYTES, 7 + region);
+  world.crashNode(2, false);
+  failReads(world, 0, 7);
+  await pass(world, 6_000);
+  await world.wait(world.startNode(2), LONG_MS);
+  const next = await serve(world, 2);
+  const first = next.read(0, BLOCK); // wanted again and again
+  await pass(world, 5_000);
+  const [volume] = await must(world.nodes[2], 'the owner').shard.servedVolumes();
+  t.equal(volume?.resyncBytesDone, REGION_BYTES, 'the other one is done');
+  t.equal((await within(world, next.read(REGION_BYTES, BLOCK), 100))?.bytes[0], 8);
+  t.equal(await within(world, first, 1_000), null, 'this one waits');
+  world.media(0).repair();
+  t.equal((await within(world, first, 10_000))?.bytes[0], 7);
+});
+
+await t.test('10: a copy that cannot be read is not what the others wait for', async (t) => {
+  const { world, client } = await begin(3, { nodes: 4 });
+  await write(world, client, 0, 7);
+  world.crashNode(3, false);
+  failReads(world, 0, 7);
+  await pass(world, 6_000);
+  await world.wait(world.startNode(3), LONG_MS);
+  const next = await serve(world, 3);
+  t.equal((await within(world, next.read(0, BLOCK), 10_000))?.bytes[0], 7);
+});
+
+await t.test('a volume is verified once at a time', async (t) => {
+  const { world, client } = await begin(0);
+  await write(world, client, 0, 1);
+  const { shard } = must(world.nodes[0], 'the owner');
+  const running = shard.verifyVolume(world.volumeId);
+  await t.rejects(shard.verifyVolume(world.volumeId), { code: 'LIMIT_EXCEEDED' });
+  t.equal((await world.wait(running, LONG_MS)).extentsCompared, 1);
+  t.same(await differences(world, 0), []);
+});
