@@ -90,6 +90,11 @@ export const limits = {
   hotRegionsPressure: 3_072,
   /** Extents copied at once by a resync or a reconcile, per volume. */
   copyWindowExtents: 8,
+  /** Extents of one copy that wait until they can be read at their source: 128 MiB. More is a drive to be replaced, not a few bad blocks. */
+  damagedExtentsMax: 1_024,
+  /** How long they wait until they are tried again, doubled each time. */
+  damagedRetryMsMin: 1_000,
+  damagedRetryMsMax: 30_000,
 
   /** A replica that is merely unreachable may come back within this time and have its writes replayed. */
   reconnectGraceMs: 1_000,
