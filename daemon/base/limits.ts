@@ -36,12 +36,21 @@ export const limits = {
   payloadBytesMax: EXTENT_BYTES,
   /** Control messages ride in the same frames, hence the same bound; lists are paged to fit. */
   controlPayloadBytesMax: EXTENT_BYTES,
-  /** Frames queued for one connection before its producers wait. */
+  /** Frames queued for one connection: all that the coordinators of a shard can have to say to one peer (asserted below). */
   framesQueuedPerConnectionMax: 16_384,
+  /** Frames of a shard to itself, in both directions: requests as for any peer, and the replies of its replica server. */
+  loopbackFramesMax: 24_576,
   connectionsPerShardMax: 1_024,
 
   /** Client pieces in flight per volume: 1,024 x 128 KiB = 128 MiB at most, but the slab bounds it first. */
   operationsPerVolumeMax: 1_024,
+  /** Client pieces in flight in all volumes of a shard, beyond those that every volume may have whatever the others do: four busy volumes. */
+  operationsSharedMax: 4_096,
+  operationsAssuredPerVolume: 8,
+  /** Extent locks that healing of a volume holds or waits for at once: a window each for resync, reconcile, repair and verify. */
+  internalOperationsPerVolumeMax: 32,
+  /** Control requests of a volume that are out at one peer at once: OPEN, CLOSE, COOL, PURGE_TOMBSTONES, PING, three LIST_EXTENTS. */
+  controlsPerVolumeMax: 8,
   /** Requests being served per replica shard (all sessions). */
   replicaOperationsMax: 8_192,
   /** Requests in flight per NBD connection; further ones stay in the socket. */
@@ -81,6 +90,11 @@ export const limits = {
   hotRegionsPressure: 3_072,
   /** Extents copied at once by a resync or a reconcile, per volume. */
   copyWindowExtents: 8,
+  /** Extents of one copy that wait until they can be read at their source: 128 MiB. More is a drive to be replaced, not a few bad blocks. */
+  damagedExtentsMax: 1_024,
+  /** How long they wait until they are tried again, doubled each time. */
+  damagedRetryMsMin: 1_000,
+  damagedRetryMsMax: 30_000,
 
   /** A replica that is merely unreachable may come back within this time and have its writes replayed. */
   reconnectGraceMs: 1_000,
@@ -134,4 +148,16 @@ assert(limits.hotRegionsPressure < limits.hotRegionsPerDriveMax, 'pressure is fe
 assert(limits.prewriteBytesMax % EXTENT_BYTES === 0, 'whole slots are written ahead');
 assert(limits.busyPeerOperations < limits.replicaOperationsMax / 4, 'a peer can be busy before slots run short');
 assert(limits.operationsPerVolumeMax * limits.targetsPerSegmentMax < 65_536, 'request tags fit 16 bits');
+assert(limits.internalOperationsPerVolumeMax >= 4 * limits.copyWindowExtents, 'every kind of copying has its window');
+assert(
+  limits.operationsSharedMax +
+    limits.volumesPerNodeMax *
+      (limits.operationsAssuredPerVolume + limits.internalOperationsPerVolumeMax + limits.controlsPerVolumeMax) <=
+    limits.framesQueuedPerConnectionMax,
+  'all that the volumes of a shard have out at one peer fits its queue',
+);
+assert(
+  limits.loopbackFramesMax >= limits.framesQueuedPerConnectionMax + limits.replicaOperationsMax,
+  'requests and replies of a shard to itself fit its loopback',
+);
 assert(BLOCK_BYTES % SECTOR_BYTES === 0 && limits.slabBytes % (64 * KIB) === 0, 'alignment');

@@ -4,6 +4,7 @@ import type { Clock } from '../ports/clock.js';
 import type { ClusterStore } from '../ports/cluster-store.js';
 import type { Log } from '../ports/log.js';
 import { NO_BUFFER, POOL_INTERNAL, type BufferId, type Slab } from '../ports/slab.js';
+import type { OperationBudget } from './operation-budget.js';
 import type { PeerPool } from './peers.js';
 
 export type Severity = 'info' | 'warning' | 'error';
@@ -22,6 +23,7 @@ export interface CoordinatorContext {
   /** Tells the operator. `subject` as in the store's Event record. */
   readonly report: (severity: Severity, subject: string, message: string) => void;
   readonly buffers: InternalBuffers;
+  readonly budget: OperationBudget;
 }
 
 /** Buffers for copies: waits in line when the internal pool is used up. */

@@ -3,29 +3,40 @@
  * blocks that failed their checksum (invariant 13), restoration after a refused write.
  *
  * Every copy of an extent happens under its extent lock and reads from an in-sync source, so it neither loses nor resurrects a client's write.
+ * A copy joins the in-sync set only when every extent that it lacked was copied; damaged ones (damage.ts) are waited for.
  */
 import { asError, BraidError } from '../base/errors.js';
-import { EXTENT_BYTES, EXTENTS_PER_REGION, REGION_BYTES } from '../base/units.js';
+import { BLOCK_BYTES, EXTENT_BYTES, EXTENTS_PER_REGION, REGION_BYTES } from '../base/units.js';
 import { limits } from '../base/limits.js';
 import { sleep } from '../ports/clock.js';
 import { NO_BUFFER } from '../ports/slab.js';
 import { FLAG, OPCODE, STATUS, statusName, type Frame } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
 import type { CoordinatorContext } from './context.js';
+import { Damage } from './damage.js';
 import type { VolumeIo } from './io.js';
+import type { VolumeLayout } from './layout.js';
 import type { Membership } from './membership.js';
 import type { DataReply } from './peers.js';
 import type { RegionTracker } from './regions.js';
 import type { Replica, Segment } from './segment.js';
+import { inWindow } from './window.js';
 
 const RETRY_MS = 50;
+
+/** A block that no source can give: it fails its checksum on all of them (`isCorrupt`), or on some it cannot be read at all. */
+interface LostBlock {
+  readonly offsetBytes: number;
+  readonly isCorrupt: boolean;
+}
 
 export interface CopierOptions {
   readonly context: CoordinatorContext;
   readonly epoch: number;
   readonly segments: readonly Segment[];
   readonly regions: RegionTracker;
-  readonly extentsPerSegment: number;
+  readonly volumeName: string;
+  readonly layout: VolumeLayout;
   readonly isLocal: (replica: Replica) => boolean;
 }
 
@@ -33,8 +44,10 @@ export class Copier {
   readonly #options: CopierOptions;
   readonly #io: VolumeIo;
   readonly #membership: Membership;
-  readonly #wantedRegions: number[] = [];
+  /** Dirty regions that clients wait for. */
+  readonly #wantedRegions = new Set<number>();
   readonly #repairing = new Set<string>();
+  readonly #damage: Damage;
   #stopped = false;
   #reconciling = false;
   bytesDone = 0;
@@ -44,6 +57,14 @@ export class Copier {
     this.#options = options;
     this.#io = io;
     this.#membership = membership;
+    const { context, layout, volumeName } = options;
+    this.#damage = new Damage({
+      clock: context.clock,
+      report: (message) => {
+        context.report('error', `volume/${volumeName}`, message);
+      },
+      offsetInVolume: (segment, offsetBytes) => layout.offsetInVolume(segment, offsetBytes),
+    });
   }
 
   stop(): void {
@@ -52,21 +73,56 @@ export class Copier {
 
   // ---- delta resync
 
-  /** Brings a stale, connected replica back into the in-sync set. Rejects (and leaves it stale) when source or target is lost on the way. */
-  async resync(segment: Segment, replica: Replica): Promise<void> {
+  /**
+   * Brings a stale, connected replica back into the in-sync set. False: it has all but damaged extents, stays syncing, and goes on with
+   * `resume`. Rejects (and leaves it stale) when source or target is lost on the way.
+   */
+  async resync(segment: Segment, replica: Replica): Promise<boolean> {
+    this.#damage.forget(replica);
     replica.state = 'syncing';
     segment.refresh();
     this.#io.segmentChanged(segment); // from here on it receives every write, those in flight included
-    try {
+    return this.#catchUp(segment, replica, async () => {
       const extents = await this.#extentsToCopy(segment, replica);
       this.bytesTotal += extents.length * EXTENT_BYTES;
-      await this.#copyAll(segment, extents, replica);
+      return extents;
+    });
+  }
+
+  /** Whether it is time to `resume` with a replica. */
+  isDue(replica: Replica): boolean {
+    return this.#damage.isDue(replica);
+  }
+
+  /** Tries again what was damaged; ends as `resync` does. */
+  resume(segment: Segment, replica: Replica): Promise<boolean> {
+    return this.#catchUp(segment, replica, () => Promise.resolve(this.#damage.extentsOf(replica)));
+  }
+
+  /**
+   * Invariant 7, of a replica that is not in sync: its log may give up a region that is equal already. What it misses from then on is
+   * stamped above its generation at the in-sync copies, and what only it gets makes the region hot again.
+   */
+  mayCool(replica: Replica, region: number): boolean {
+    return this.#damage.hasRegion(replica, region);
+  }
+
+  async #catchUp(segment: Segment, replica: Replica, list: () => Promise<readonly number[]>): Promise<boolean> {
+    let isWaiting = false;
+    try {
+      const damaged = await this.#copyAll(segment, await list(), replica);
+      isWaiting = damaged.length > 0 && replica.state === 'syncing';
+      if (isWaiting) {
+        this.#damage.wait(replica, damaged);
+        return false;
+      }
       await this.#flushTarget(replica);
       if (!(await this.#membership.join(segment, replica)))
         throw new BraidError('UNAVAILABLE', 'the replica was lost before it could join');
     } finally {
+      if (!isWaiting) this.#damage.forget(replica);
       // `join` changed the state if it succeeded; otherwise the replica stays stale at the generation it had.
-      if (replica.state === 'syncing' && !replica.joining) {
+      if (!isWaiting && replica.state === 'syncing' && !replica.joining) {
         replica.state = 'stale';
         segment.refresh();
         this.#io.segmentChanged(segment);
@@ -74,6 +130,7 @@ export class Copier {
     }
     await this.#adoptHotRegions(segment, replica);
     if (segment.whole) await this.#purgeTombstones(segment);
+    return true;
   }
 
   /** Invariant 9: what was stamped after it fell out of sync, plus everything in the regions of its own activity log. */
@@ -85,7 +142,7 @@ export class Copier {
     for (const region of replica.hotRegions) {
       for (let index = 0; index < EXTENTS_PER_REGION; index++) extents.add(region * EXTENTS_PER_REGION + index);
     }
-    return [...extents].filter((extent) => extent < this.#options.extentsPerSegment).sort((a, b) => a - b);
+    return [...extents].filter((extent) => extent < this.#options.layout.extentsPerSegment).sort((a, b) => a - b);
   }
 
   async listExtents(
@@ -113,17 +170,21 @@ export class Copier {
     return extents;
   }
 
-  async #copyAll(segment: Segment, extents: readonly number[], replica: Replica): Promise<void> {
-    let next = 0;
-    const worker = async (): Promise<void> => {
-      while (next < extents.length) {
-        const extent = extents[next++] ?? 0;
-        if (this.#stopped || replica.state !== 'syncing') throw new BraidError('ABORTED', 'the resync was interrupted');
-        await this.#copyExtent(segment, extent * EXTENT_BYTES, 0, () => [replica]);
-        this.bytesDone += EXTENT_BYTES;
-      }
-    };
-    await Promise.all(Array.from({ length: limits.copyWindowExtents }, worker));
+  /**
+   * Resolves to the extents that are damaged. Rejects when one could not be copied for another reason, once no copy is under way any more:
+   * the next attempt has the whole window again.
+   */
+  async #copyAll(segment: Segment, extents: readonly number[], replica: Replica): Promise<readonly number[]> {
+    const damaged: number[] = [];
+    await inWindow(extents, async (extent) => {
+      if (this.#stopped || replica.state !== 'syncing') throw new BraidError('ABORTED', 'the resync was interrupted');
+      const lost = await this.#copyExtent(segment, extent * EXTENT_BYTES, 0, () => [replica]);
+      if (lost.length === 0) this.bytesDone += EXTENT_BYTES;
+      else damaged.push(extent);
+      if (damaged.length > limits.damagedExtentsMax)
+        throw new BraidError('DRIVE', 'too much of the in-sync copy cannot be read; replace its drive');
+    });
+    return damaged;
   }
 
   /** What was copied may have been flushed long ago by clients: it must be as durable here before this copy counts. */
@@ -161,7 +222,7 @@ export class Copier {
   // ---- reconciliation after an unclean owner
 
   wantRegion(region: number): void {
-    this.#wantedRegions.push(region);
+    this.#wantedRegions.add(region);
     this.startReconciling();
   }
 
@@ -173,20 +234,36 @@ export class Copier {
   }
 
   async #reconcileAll(): Promise<void> {
-    const { regions } = this.#options;
+    const { regions, context } = this.#options;
     this.bytesTotal += regions.dirtyCount * REGION_BYTES;
-    for (;;) {
-      const wanted = this.#wantedRegions.shift();
-      const region = wanted !== undefined && regions.isDirty(wanted) ? wanted : regions.anyDirty();
-      if (region === null || this.#stopped) break;
-      if (await this.#reconcile(region)) {
-        regions.markClean(region);
-        this.#settleSegment(regions.segmentOf(region));
-        this.bytesDone += REGION_BYTES;
-        this.#io.regionClean(region);
-      } else await sleep(this.#options.context.clock, RETRY_MS);
+    let region = this.#nextRegion(true);
+    while (region !== null && !this.#stopped) {
+      const isDone = await this.#reconcile(region);
+      const wasWanted = this.#wantedRegions.delete(region);
+      if (isDone) this.#reconciled(region);
+      else {
+        if (wasWanted) this.#wantedRegions.add(region); // at the end of the line
+        regions.postpone(region);
+        await sleep(context.clock, RETRY_MS);
+      }
+      region = this.#nextRegion(isDone);
     }
     this.#reconciling = false;
+  }
+
+  /** Wanted regions come first, except right after a failure: one that fails again and again must not keep the others waiting. */
+  #nextRegion(wantedFirst: boolean): number | null {
+    const { regions } = this.#options;
+    if (wantedFirst) for (const region of this.#wantedRegions) return region;
+    return regions.anyDirty();
+  }
+
+  #reconciled(region: number): void {
+    const { regions } = this.#options;
+    regions.markClean(region);
+    this.#settleSegment(regions.segmentOf(region));
+    this.bytesDone += REGION_BYTES;
+    this.#io.regionClean(region);
   }
 
   /** When none of its regions is dirty any more, all in-sync copies of a segment have everything. */
@@ -203,16 +280,19 @@ export class Copier {
     if (segment.readableMask === 0 || segment.readableMask !== segment.inSyncMask) return false;
     const { generation } = segment;
     const first = regions.indexInSegment(region) * REGION_BYTES;
-    const copyOne = (index: number): Promise<void> =>
-      this.#copyExtent(segment, first + index * EXTENT_BYTES, 0, (source) =>
-        segment.replicas.filter((replica) => replica.state === 'in-sync' && (replica !== source || !segment.whole)),
-      );
+    const extents = Array.from({ length: EXTENTS_PER_REGION }, (_, index) => first + index * EXTENT_BYTES);
     try {
-      for (let index = 0; index < EXTENTS_PER_REGION; index += limits.copyWindowExtents) {
-        await Promise.all(Array.from({ length: limits.copyWindowExtents }, (_, lane) => copyOne(index + lane)));
-      }
-    } catch {
-      return false;
+      await inWindow(extents, async (offsetBytes) => {
+        const lost = await this.#copyExtent(segment, offsetBytes, 0, (source) =>
+          segment.replicas.filter((replica) => replica.state === 'in-sync' && (replica !== source || !segment.whole)),
+        );
+        // Blocks that fail their checksum everywhere are refused by every copy alike. What cannot be read now may come back, here or there.
+        if (lost.some(({ isCorrupt }) => !isCorrupt))
+          throw new BraidError('DRIVE', 'a block cannot be read from any in-sync copy');
+      });
+    } catch (error) {
+      if (error instanceof BraidError) return false;
+      throw error;
     }
     return segment.generation === generation;
   }
@@ -229,27 +309,31 @@ export class Copier {
       segment.replicas.filter(
         (replica) => (badMask & replica.bit) !== 0 && replica.state === 'in-sync' && replica.ready,
       );
-    const { context } = this.#options;
-    this.#copyExtent(segment, extentOffset, badMask, bad)
-      .then(
-        () => {
-          const drives = bad().map((replica) => replica.driveId);
-          context.report(
-            'warning',
-            `drive/${drives.join(',')}`,
-            `a block did not match its checksum and was rewritten from another copy (segment ${segment.index}, extent ${extentOffset / EXTENT_BYTES})`,
-          );
-        },
-        (error: unknown) => {
-          context.log.warn(
-            { segment: segment.index, error: String(error) },
-            'repair failed; the next read tries again',
-          );
-        },
-      )
-      .finally(() => {
-        this.#repairing.delete(key);
-      });
+    void this.#repair(segment, extentOffset, badMask, bad).finally(() => {
+      this.#repairing.delete(key);
+    });
+  }
+
+  async #repair(
+    segment: Segment,
+    offsetBytes: number,
+    badMask: number,
+    targets: () => readonly Replica[],
+  ): Promise<void> {
+    const { report, log } = this.#options.context;
+    const where = `segment ${segment.index}, extent ${offsetBytes / EXTENT_BYTES}`;
+    try {
+      const lost = await this.#copyExtent(segment, offsetBytes, badMask, targets);
+      const drives = targets().map((replica) => replica.driveId);
+      const rest = lost.length === 0 ? '' : `; ${lost.length} other block(s) of the extent are damaged there, too`;
+      report(
+        'warning',
+        `drive/${drives.join(',')}`,
+        `a block did not match its checksum and was rewritten from another copy (${where})${rest}`,
+      );
+    } catch (error) {
+      log.warn({ where, error: String(error) }, 'repair failed; the next read tries again');
+    }
   }
 
   /** Makes the copies that took a write equal to one that refused it. The caller's operation holds the range lock. */
@@ -274,35 +358,66 @@ export class Copier {
 
   // ---- one extent
 
+  /** Resolves to the blocks that no source could give; everything else is equal then. Rejects when a target or the last source is lost. */
   async #copyExtent(
     segment: Segment,
     offsetBytes: number,
     excludedSources: number,
     targetsOf: (source: Replica) => readonly Replica[],
-  ): Promise<void> {
+  ): Promise<readonly LostBlock[]> {
     const { regions } = this.#options;
     const row = await this.#io.lockExtent(segment.index, offsetBytes);
     if (row === null) throw new BraidError('FENCED', 'the volume is not owned here any more');
     const region = regions.regionOf(segment.index, offsetBytes);
     regions.writeStarted(region); // keeps the region from being cooled under the copy
     try {
-      let failure = new BraidError('UNAVAILABLE', 'no in-sync copy can be read');
-      for (const source of this.#sources(segment, excludedSources)) {
-        const targets = targetsOf(source);
-        if (targets.length === 0) return;
-        try {
-          await this.#copyRange(segment, source, targets, offsetBytes, EXTENT_BYTES);
-          return;
-        } catch (error) {
-          if (error instanceof BraidError) failure = error;
-          if (failure.code !== 'CORRUPT') break;
-        }
+      const copy = (offset: number, length: number): Promise<LostBlock | null> =>
+        this.#copyFromAny(segment, offset, length, excludedSources, targetsOf);
+      if ((await copy(offsetBytes, EXTENT_BYTES)) === null) {
+        this.#damage.healed(segment.index, offsetBytes);
+        return [];
       }
-      throw failure;
+      const lost: LostBlock[] = [];
+      for (let offset = offsetBytes; offset < offsetBytes + EXTENT_BYTES; offset += BLOCK_BYTES) {
+        const block = await copy(offset, BLOCK_BYTES);
+        if (block !== null) lost.push(block);
+      }
+      if (lost.length > 0 && excludedSources === 0)
+        this.#damage.found(
+          segment.index,
+          offsetBytes,
+          lost.map((block) => block.offsetBytes),
+        );
+      return lost;
     } finally {
       regions.writeEnded(region);
       this.#io.unlockExtent(row);
     }
+  }
+
+  /** Copies from the first source that can be read; resolves to what is lost when there is none. */
+  async #copyFromAny(
+    segment: Segment,
+    offsetBytes: number,
+    lengthBytes: number,
+    excludedSources: number,
+    targetsOf: (source: Replica) => readonly Replica[],
+  ): Promise<LostBlock | null> {
+    const sources = this.#sources(segment, excludedSources);
+    if (sources.length === 0) throw new BraidError('UNAVAILABLE', 'no in-sync copy can be read');
+    let isCorrupt = true;
+    for (const source of sources) {
+      const targets = targetsOf(source);
+      if (targets.length === 0) return null;
+      try {
+        await this.#copyRange(segment, source, targets, offsetBytes, lengthBytes);
+        return null;
+      } catch (error) {
+        if (!(error instanceof BraidError) || (error.code !== 'CORRUPT' && error.code !== 'DRIVE')) throw error;
+        isCorrupt &&= error.code === 'CORRUPT';
+      }
+    }
+    return { offsetBytes, isCorrupt };
   }
 
   async #copyRange(
@@ -317,6 +432,7 @@ export class Copier {
     try {
       if (status === STATUS.CHECKSUM_MISMATCH)
         throw new BraidError('CORRUPT', 'the source does not match its checksum');
+      if (status === STATUS.IO_ERROR) throw new BraidError('DRIVE', 'the source cannot be read');
       if (status !== STATUS.OK)
         throw new BraidError('UNAVAILABLE', `reading the source failed with ${statusName(status)}`);
       const zeroes = (flags & FLAG.ZEROES) !== 0;

@@ -1,6 +1,7 @@
 /** What the I/O path of a volume is given, and what it asks of the slow paths around it. */
 import type { Slab } from '../ports/slab.js';
 import type { VolumeLayout } from './layout.js';
+import type { OperationBudget } from './operation-budget.js';
 import type { RegionTracker } from './regions.js';
 import type { Replica, Segment, Session } from './segment.js';
 
@@ -28,6 +29,7 @@ export interface IoOptions {
   readonly minInSync: number;
   readonly failWhenDegraded: boolean;
   readonly slab: Slab;
+  readonly budget: OperationBudget;
   readonly leaseValid: () => boolean;
   readonly isLocal: (replica: Replica) => boolean;
   readonly hooks: IoHooks;

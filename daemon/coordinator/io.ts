@@ -24,16 +24,13 @@ import { RangeLock } from './range-lock.js';
 import { ReadPath } from './read-path.js';
 import type { Replica, Segment, Session } from './segment.js';
 
-/** Extent locks that healing may hold or wait for at once. */
-const INTERNAL_ROWS = 64;
-
 const NO_HANDLER: BlockVolumeHandler = { onDone: () => undefined, onCapacity: () => undefined };
 
 export class VolumeIo implements BlockVolume {
   readonly name: string;
   readonly sizeBytes: number;
   readonly #options: IoOptions;
-  readonly #table = new OperationTable(limits.operationsPerVolumeMax, INTERNAL_ROWS);
+  readonly #table = new OperationTable(limits.operationsPerVolumeMax, limits.internalOperationsPerVolumeMax);
   readonly #lock: RangeLock;
   readonly #frame = new Frame();
   readonly #flushes: FlushTable;
@@ -45,6 +42,9 @@ export class VolumeIo implements BlockVolume {
   #starved: number[] = [];
   #fenced = false;
   #internalRows = 0;
+  readonly #onRoom = (): void => {
+    this.#handler.onCapacity();
+  };
 
   constructor(options: IoOptions) {
     this.#options = options;
@@ -78,9 +78,9 @@ export class VolumeIo implements BlockVolume {
   }
 
   canAccept(): boolean {
-    const accept = this.#table.clientHasRoom();
-    if (!accept) this.#refusedCapacity = true;
-    return accept;
+    if (this.#table.clientHasRoom()) return this.#options.budget.admits(this.#table.clientUsed, this.#onRoom);
+    this.#refusedCapacity = true;
+    return false;
   }
 
   // ---- client operations
@@ -120,6 +120,7 @@ export class VolumeIo implements BlockVolume {
 
   flush(ticket: number): void {
     const row = this.#table.take(KIND.FLUSH);
+    this.#options.budget.started(this.#table.clientUsed);
     this.#table.ticket[row] = ticket;
     if (!this.#mayServe()) {
       this.#end(row, STATUS.FENCED, NO_BUFFER, 0);
@@ -138,7 +139,7 @@ export class VolumeIo implements BlockVolume {
 
   /** Resolves to a row when the extent that holds `offsetBytes` is exclusively ours, to null when the volume was fenced meanwhile. */
   lockExtent(segment: number, offsetBytes: number): Promise<number | null> {
-    assert(this.#internalRows < INTERNAL_ROWS, 'copies hold a bounded number of extent locks');
+    assert(this.#internalRows < limits.internalOperationsPerVolumeMax, 'copies hold a bounded number of extent locks');
     const row = this.#table.take(KIND.LOCK);
     this.#internalRows++;
     this.#table.segment[row] = segment;
@@ -171,6 +172,7 @@ export class VolumeIo implements BlockVolume {
     assert((start % EXTENT_BYTES) + (end - start) <= EXTENT_BYTES, 'pieces lie inside one extent');
     const table = this.#table;
     const row = table.take(kind);
+    this.#options.budget.started(table.clientUsed);
     table.ticket[row] = ticket;
     table.segment[row] = layout.segmentOf(offsetBytes);
     table.offset[row] = start;
@@ -480,6 +482,7 @@ export class VolumeIo implements BlockVolume {
   fence(): void {
     if (this.#fenced) return;
     this.#fenced = true;
+    this.#options.budget.forget(this.#onRoom);
     const table = this.#table;
     const waiters = [...this.#lockWaiters];
     this.#lockWaiters.clear();
@@ -523,11 +526,13 @@ export class VolumeIo implements BlockVolume {
     if (payload !== NO_BUFFER) this.#options.slab.release(payload);
     if (table.kind[row] === KIND.FLUSH) this.#flushes.clear(row);
     table.free(row);
+    this.#options.budget.ended(table.clientUsed);
     this.#handler.onDone(ticket, status, buffer, bufferOffsetBytes);
     if (this.#refusedCapacity && table.clientHasRoom()) {
       this.#refusedCapacity = false;
       this.#handler.onCapacity();
     }
+    this.#options.budget.wake();
     if (table.clientUsed === 0 && this.#idleWaiters.length > 0)
       for (const resolve of this.#idleWaiters.splice(0)) resolve();
   }

@@ -40,6 +40,13 @@ export class VolumeLayout {
     const unit = Math.floor(inGroup / STRIPE_UNIT_BYTES);
     return Math.floor(unit / this.stripeWidth) * STRIPE_UNIT_BYTES + (inGroup % STRIPE_UNIT_BYTES);
   }
+
+  /** The byte of the volume that is at `offsetBytes` of `segment`. */
+  offsetInVolume(segment: number, offsetBytes: number): number {
+    const group = Math.floor(segment / this.stripeWidth);
+    const unit = Math.floor(offsetBytes / STRIPE_UNIT_BYTES) * this.stripeWidth + (segment % this.stripeWidth);
+    return group * this.#groupBytes + unit * STRIPE_UNIT_BYTES + (offsetBytes % STRIPE_UNIT_BYTES);
+  }
 }
 
 /** Number of segments of a volume: whole stripe groups, so that every unit of the address space has a segment. */

@@ -222,7 +222,8 @@ export class Membership {
       if (!this.#serving) replica.uncertain = state?.uncertain === true;
       touched.add(segment);
       // A new incarnation may have lost writes that were acknowledged and not flushed, unless no other copy can tell.
-      if (restarted && replica.state === 'in-sync' && state?.uncertain === true) replica.suspect = true;
+      const counts = replica.state === 'in-sync' || replica.joining;
+      if (restarted && counts && state?.uncertain === true) replica.suspect = true;
       if (replica.suspect) replica.opened = false;
       if (replica.state === 'in-sync' && !replica.opened) lost.push({ segment, replica, toInSync: false });
     });
@@ -248,7 +249,7 @@ export class Membership {
       const segment = this.#options.segments[state.index ?? 0];
       const replica = segment?.replicas.find((candidate) => candidate.session === session);
       if (segment === undefined || replica === undefined) continue;
-      replica.opened = state.status === STATUS.OK;
+      replica.opened = state.status === STATUS.OK && !replica.suspect;
       replica.hotRegions = state.hotRegions ?? [];
       segment.refresh();
     }
@@ -453,7 +454,7 @@ export class Membership {
       replica.state = toInSync ? 'in-sync' : 'stale';
       replica.uncertain = false;
       replica.joining = false;
-      replica.suspect = false;
+      replica.suspect &&= toInSync; // one that lost power while it joined is in the set now, and has to leave it
       replica.syncedGeneration = toInSync ? 0 : segment.generation;
     }
     segment.generation++;

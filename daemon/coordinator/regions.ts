@@ -110,6 +110,11 @@ export class RegionTracker {
     this.#dirty.delete(region);
   }
 
+  /** The region stays dirty, but `anyDirty` names all others first. */
+  postpone(region: number): void {
+    if (this.#dirty.delete(region)) this.#dirty.add(region);
+  }
+
   hasDirty(segment: number): boolean {
     for (const region of this.#dirty) if (this.segmentOf(region) === segment) return true;
     return false;

@@ -6,8 +6,7 @@ import { FLAG, STATUS, statusName } from '../protocol/frame.js';
 import type { Copier } from './copier.js';
 import type { VolumeIo } from './io.js';
 import type { Replica, Segment } from './segment.js';
-
-const WINDOW = 8;
+import { inWindow } from './window.js';
 
 type Difference = VerifyReport['differences'][number];
 
@@ -25,18 +24,13 @@ export async function verifyReplicas(
     const replicas = segment.replicas.filter((replica) => replica.state === 'in-sync');
     copiesMin = Math.min(copiesMin, replicas.length);
     const extents = await allocatedExtents(segment, replicas, copier);
-    let next = 0;
-    const worker = async (): Promise<void> => {
-      while (next < extents.length) {
-        const extent = extents[next++] ?? 0;
-        const driveIds = await differingDrives(segment, replicas, extent, io);
-        if (driveIds.length > 0 && differences.length < 1000)
-          differences.push({ segment: segment.index, extent, driveIds });
-        extentsCompared++;
-        bytesCompared += EXTENT_BYTES;
-      }
-    };
-    await Promise.all(Array.from({ length: WINDOW }, worker));
+    await inWindow(extents, async (extent) => {
+      const driveIds = await differingDrives(segment, replicas, extent, io);
+      if (driveIds.length > 0 && differences.length < 1000)
+        differences.push({ segment: segment.index, extent, driveIds });
+      extentsCompared++;
+      bytesCompared += EXTENT_BYTES;
+    });
   }
   return { extentsCompared, bytesCompared, copiesMin: Number.isFinite(copiesMin) ? copiesMin : 0, differences };
 }

@@ -74,6 +74,7 @@ export class Volume {
   #wakeOpening: () => void = () => undefined;
   #resyncing = false;
   #cooling = false;
+  #verifying = false;
 
   private constructor(
     context: CoordinatorContext,
@@ -101,6 +102,7 @@ export class Volume {
       minInSync: volume.minInSync,
       failWhenDegraded: volume.failWhenDegraded,
       slab: context.slab,
+      budget: context.budget,
       leaseValid: context.leaseValid,
       hooks: this.#ioHooks(),
     });
@@ -113,11 +115,7 @@ export class Volume {
       segmentBytes: volume.segmentBytes,
       events: this.#membershipEvents(),
     });
-    this.#copier = new Copier(
-      { ...shared, extentsPerSegment: this.#layout.extentsPerSegment },
-      this.io,
-      this.#membership,
-    );
+    this.#copier = new Copier({ ...shared, layout: this.#layout, volumeName: volume.name }, this.io, this.#membership);
   }
 
   #ioHooks(): ConstructorParameters<typeof VolumeIo>[0]['hooks'] {
@@ -276,7 +274,8 @@ export class Volume {
       for (const segment of this.#segments) {
         for (const replica of segment.replicas) {
           const isReady = replica.session.open && !this.#regions.hasDirty(segment.index);
-          if (this.#state === 'serving' && replica.state === 'stale' && isReady) await this.#resync(segment, replica);
+          const isWanted = (replica.state === 'stale' && isReady) || this.#copier.isDue(replica);
+          if (this.#state === 'serving' && isWanted) await this.#resync(segment, replica);
         }
       }
     } finally {
@@ -288,9 +287,7 @@ export class Volume {
     const { log, report } = this.#context;
     const bytesBefore = this.#copier.bytesDone;
     try {
-      await this.#membership.reopen(replica.session, [segment]);
-      if (!replica.ready) return;
-      await this.#copier.resync(segment, replica);
+      if (!(await this.#catchUp(segment, replica))) return;
       const bytes = this.#copier.bytesDone - bytesBefore;
       report(
         'info',
@@ -305,7 +302,14 @@ export class Volume {
     }
   }
 
-  /** Invariant 7: orders idle regions cooled at every in-sync replica; what fails stays hot. */
+  /** False when the replica cannot be opened, or waits for what is damaged at the others. */
+  async #catchUp(segment: Segment, replica: Replica): Promise<boolean> {
+    if (replica.state === 'syncing') return this.#copier.resume(segment, replica);
+    await this.#membership.reopen(replica.session, [segment]);
+    return replica.ready && (await this.#copier.resync(segment, replica));
+  }
+
+  /** Invariant 7: orders idle regions cooled at every replica that has all of them; what fails stays hot. */
   async #cool(idleTicks: number, batches: number): Promise<void> {
     if (this.#cooling) return;
     this.#cooling = true;
@@ -328,10 +332,12 @@ export class Volume {
       const sets = new Map<number, number[]>();
       for (const region of regions) {
         const segment = this.#regions.segmentOf(region);
+        const index = this.#regions.indexInSegment(region);
         const holds = this.#segments[segment]?.replicas.some(
-          (replica) => replica.session === session && replica.state === 'in-sync',
+          (replica) =>
+            replica.session === session && (replica.state === 'in-sync' || this.#copier.mayCool(replica, index)),
         );
-        if (holds === true) sets.set(segment, [...(sets.get(segment) ?? []), this.#regions.indexInSegment(region)]);
+        if (holds === true) sets.set(segment, [...(sets.get(segment) ?? []), index]);
       }
       if (sets.size === 0) return STATUS.OK;
       const list = { sets: [...sets].map(([segment, indices]) => ({ segment, regions: indices })) };
@@ -367,8 +373,19 @@ export class Volume {
     return this.#copier.listExtents(segment, source, 0, true);
   }
 
-  verify(): Promise<VerifyReport> {
-    return verifyReplicas(this.#segments, this.io, this.#copier);
+  /** One at a time: rejects with LIMIT_EXCEEDED while another one runs. */
+  async verify(): Promise<VerifyReport> {
+    if (this.#verifying)
+      throw new BraidError(
+        'LIMIT_EXCEEDED',
+        `volume ${this.name} is being verified already; wait until that has ended`,
+      );
+    this.#verifying = true;
+    try {
+      return await verifyReplicas(this.#segments, this.io, this.#copier);
+    } finally {
+      this.#verifying = false;
+    }
   }
 
   served(): ServedVolume {

@@ -11,6 +11,7 @@ import type { DriveId, NodeId, VolumeId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import type { CoordinatorContext } from '../coordinator/context.js';
 import { InternalBuffers, Serial, type Severity } from '../coordinator/context.js';
+import { OperationBudget } from '../coordinator/operation-budget.js';
 import { PeerPool, type PeerListener } from '../coordinator/peers.js';
 import { abandonOwnership, Volume } from '../coordinator/volume.js';
 import type { BlockVolume } from '../ports/block-volume.js';
@@ -143,6 +144,7 @@ export class Shard implements ShardControl {
         parts.events.report({ severity, subject, message });
       },
       buffers: new InternalBuffers(slab),
+      budget: new OperationBudget(),
     };
     slab.onAvailable = (pool) => {
       this.#onSlabAvailable(pool);

@@ -4,20 +4,23 @@
  *
  * Loopback frames are queued and delivered from `deliver`, which the shard runs after each batch of events; nothing is delivered from within `send`.
  *
+ * The replica server pauses a busy connection when it runs short of room (`setReceiving`). A socket is not read then; here the data requests
+ * are held. Control requests go on: what the server is full of may wait for a COOL.
+ *
  * Invariants
- * - Frames of one loopback connection arrive in order.
- * - The queue is a ring of `limits.framesQueuedPerConnectionMax` frames; a shard's own operations are bounded far below it.
+ * - Requests of one loopback connection arrive in order, except that control requests overtake held data requests; so do its replies.
+ * - Both rings are bounded by `OperationBudget`. A paused connection whose requests no longer fit is closed, like any whose peer does not read.
  */
 import { assert } from '../base/assert.js';
 import { limits } from '../base/limits.js';
 import type { ConnectionId, Network, NetworkHandler } from '../ports/network.js';
 import { NO_BUFFER, POOL_FRONTEND, POOL_INTERNAL, POOL_PEER, type BufferId, type Slab } from '../ports/slab.js';
-import { Frame } from '../protocol/frame.js';
+import { OPCODE, type Frame } from '../protocol/frame.js';
+import { FrameRing } from './frame-ring.js';
 
 /** Address of the loopback. */
 export const LOOPBACK = 'loopback';
 
-const QUEUE = limits.framesQueuedPerConnectionMax;
 /** Loopback connection names lie above those of any real network, and are still small integers to V8. */
 const LOOPBACK_BASE = 2 ** 30;
 
@@ -34,12 +37,10 @@ export class Switchboard implements Network {
   readonly #connections = new Set<ConnectionId>();
   readonly #ownConnections = new Set<ConnectionId>();
   #nextPair = 0;
-  /** Made on first use of their slot, then reused. */
-  readonly #frames: Frame[] = [];
-  readonly #targets = new Int32Array(QUEUE);
-  readonly #buffers = new Uint32Array(QUEUE);
-  #head = 0;
-  #count = 0;
+  readonly #queued = new FrameRing(limits.loopbackFramesMax);
+  /** Data requests to ends that are paused, and those behind them. */
+  readonly #held = new FrameRing(limits.framesQueuedPerConnectionMax);
+  readonly #paused = new Set<ConnectionId>();
   #notices: Notice[] = [];
 
   constructor(network: Network, slab: Slab, outgoing: NetworkHandler, incoming: NetworkHandler, wake: () => void) {
@@ -132,17 +133,14 @@ export class Switchboard implements Network {
       if (buffer !== NO_BUFFER) this.#slab.release(buffer);
       return;
     }
-    assert(this.#count < QUEUE, 'the loopback queue is bounded by the operations in flight');
-    const slot = (this.#head + this.#count++) % QUEUE;
-    (this.#frames[slot] ??= new Frame()).copyFrom(frame);
-    this.#targets[slot] = peer;
-    this.#buffers[slot] = buffer;
-    if (this.#count === 1) this.#wake();
+    this.#queued.push(peer, frame, buffer);
+    if (this.#queued.count === 1) this.#wake();
   }
 
   setReceiving(connection: ConnectionId, receiving: boolean): void {
-    // The loopback has no socket to leave bytes in; its sender is bounded by its own limits.
     if (connection < LOOPBACK_BASE) this.#network.setReceiving(connection, receiving);
+    else if (!receiving) this.#paused.add(connection);
+    else if (this.#paused.delete(connection)) this.#wake();
   }
 
   close(connection: ConnectionId): void {
@@ -152,17 +150,42 @@ export class Switchboard implements Network {
     }
     const first = connection - (connection % 2);
     for (const end of [first, first + 1]) {
+      this.#paused.delete(end);
       if (this.#connections.delete(end)) this.#notices.push({ type: 'closed', connection: end });
     }
     this.#wake();
   }
 
-  /** Delivers everything that is queued on the loopback, and what that queues in turn. */
+  /** Delivers everything that is queued on the loopback and not held, and what that queues in turn. */
   deliver(): void {
-    while (this.#count > 0 || this.#notices.length > 0) {
-      this.#deliverNotices();
-      while (this.#count > 0) this.#deliverFrame();
+    while (this.#queued.count > 0 || this.#notices.length > 0 || this.#mayRelease()) {
+      if (this.#notices.length > 0) this.#deliverNotices();
+      else if (this.#mayRelease()) this.#deliverFrom(this.#held);
+      else if (this.#mustHold()) this.#hold();
+      else this.#deliverFrom(this.#queued);
     }
+  }
+
+  #mayRelease(): boolean {
+    return this.#held.count > 0 && !this.#paused.has(this.#held.target);
+  }
+
+  /** Whether the first queued frame has to wait. What is held is held for good reason: nothing overtakes it but control requests. */
+  #mustHold(): boolean {
+    if (this.#paused.size === 0 && this.#held.count === 0) return false;
+    const { target, opcode } = this.#queued;
+    return target % 2 === 1 && opcode >= OPCODE.WRITE && this.#connections.has(target);
+  }
+
+  #hold(): void {
+    const { target, buffer } = this.#queued;
+    const frame = this.#queued.shift();
+    if (this.#held.count < this.#held.capacity) {
+      this.#held.push(target, frame, buffer);
+      return;
+    }
+    if (buffer !== NO_BUFFER) this.#slab.release(buffer);
+    this.close(target);
   }
 
   #deliverNotices(): void {
@@ -177,14 +200,9 @@ export class Switchboard implements Network {
     }
   }
 
-  #deliverFrame(): void {
-    const slot = this.#head;
-    this.#head = (slot + 1) % QUEUE;
-    this.#count--;
-    const target = this.#targets[slot] ?? 0;
-    const buffer = this.#buffers[slot] ?? NO_BUFFER;
-    const frame = this.#frames[slot];
-    assert(frame !== undefined, 'every queue slot has a frame');
+  #deliverFrom(ring: FrameRing): void {
+    const { target, buffer } = ring;
+    const frame = ring.shift();
     if (this.#connections.has(target)) this.#handlerOf(target).onFrame(target, frame, buffer);
     else if (buffer !== NO_BUFFER) this.#slab.release(buffer);
   }

@@ -1,7 +1,7 @@
 /** What directed stories share: a small world with one served volume, single client operations, and looks at the copies. */
 import type { Test } from 'tap';
 import { must } from '../../daemon/base/assert.js';
-import { KIB } from '../../daemon/base/units.js';
+import { EXTENT_BYTES, KIB } from '../../daemon/base/units.js';
 import type { ServedVolume } from '../../daemon/ports/shard.js';
 import { STATUS } from '../../daemon/protocol/frame.js';
 import { records, type SegmentRecord } from '../../daemon/protocol/records.js';
@@ -85,9 +85,10 @@ export async function served(world: SimWorld, index: number): Promise<ServedVolu
   return must(volumes[0], 'the served volume');
 }
 
-async function inSyncCount(world: SimWorld, index: number): Promise<number> {
+/** Of a segment's replicas, as the owner on node `index` sees them. */
+export async function states(world: SimWorld, index: number, segment = 0): Promise<string[]> {
   const segments = await nodeOf(world, index).shard.servedSegments(world.volumeId);
-  return must(segments[0], 'a segment').replicas.filter(({ state }) => state === 'in-sync').length;
+  return must(segments[segment], 'the segment').replicas.map(({ state }) => state);
 }
 
 /** Segment 0 as the cluster store has it. */
@@ -103,7 +104,8 @@ export function recordedInSync(world: SimWorld): number {
 
 export async function untilInSync(world: SimWorld, index: number, count: number): Promise<boolean> {
   for (let waitedMs = 0; waitedMs < LONG_MS; waitedMs += 200) {
-    if ((await inSyncCount(world, index)) === count) return true;
+    const inSync = (await states(world, index)).filter((state) => state === 'in-sync');
+    if (inSync.length === count) return true;
     await pass(world, 200);
   }
   return false;
@@ -114,4 +116,14 @@ export async function identical(t: Test, world: SimWorld, index: number): Promis
   const report = await world.wait(nodeOf(world, index).shard.verifyVolume(world.volumeId), LONG_MS);
   t.same(report.differences, [], 'all replicas are identical');
   t.ok(report.extentsCompared > 0, 'something was compared');
+}
+
+/** Where a node's drive has what begins with the byte `fill`. */
+export function slotOf(world: SimWorld, index: number, fill: number): number {
+  const media = world.media(index);
+  const slots = Array.from({ length: world.options.slotCount }, (_, slot) => slot * EXTENT_BYTES);
+  return must(
+    slots.find((slot) => media.peek(slot, 1)[0] === fill),
+    'the slot',
+  );
 }

@@ -1,6 +1,8 @@
 /** Stories that lost or froze something once: joins, takeovers, restarts and flushes at the wrong moment. */
 import t from 'tap';
-import { EXTENT_BYTES, REGION_BYTES } from '../../daemon/base/units.js';
+import { must } from '../../daemon/base/assert.js';
+import { BraidError } from '../../daemon/base/errors.js';
+import { EXTENT_BYTES, MIB, REGION_BYTES } from '../../daemon/base/units.js';
 import { STATUS } from '../../daemon/protocol/frame.js';
 import {
   begin,
@@ -13,8 +15,10 @@ import {
   pass,
   recordedSegment,
   serve,
+  slotOf,
   within,
 } from './story.js';
+import type { SimWorld } from './world/sim-world.js';
 
 await t.test(
   '1, 5: a copy that is lost while its join is being committed misses nothing that is acknowledged',
@@ -93,6 +97,64 @@ await t.test('a copy that lost power is not trusted because it connects a second
   t.ok(early === null || early.bytes.every((byte) => byte === 2), 'nothing older is read');
 });
 
+/** Node 2's copy has been made equal and flushed, and its join is under way, until `commit` lets it happen. */
+async function joinDelayed() {
+  const { world, client } = await begin({ nodes: 4, minInSync: 1, volumeBytes: 16 * MIB }, 3);
+  const { store, shard } = must(world.nodes[3], 'the owner');
+  await ok(t, world, client.write(0, BLOCK, 1));
+  world.crashNode(2, false);
+  await pass(world, 3_000);
+  await ok(t, world, client.write(0, BLOCK, 2));
+  const txn = store.txn.bind(store);
+  store.txn = () => Promise.reject(new BraidError('UNAVAILABLE', 'no changes for now'));
+  const commit = (): void => {
+    store.txn = txn;
+  };
+  await world.wait(world.startNode(2), LONG_MS);
+  const isWaiting = (): boolean => world.trace.some((line) => line.includes('the cluster store does not answer'));
+  t.ok(await world.runUntil(isWaiting, LONG_MS), 'the join is under way');
+  return { world, client, shard, commit };
+}
+
+await t.test('FLUSH covers a copy that joins after it', async (t) => {
+  const { world, client, shard, commit } = await joinDelayed();
+  t.equal((await world.wait(client.write(0, EXTENT_BYTES, 3), LONG_MS)).status, STATUS.OK);
+  t.equal((await world.wait(client.flush(), LONG_MS)).status, STATUS.OK);
+  commit();
+  await pass(world, 300);
+  for (const index of [0, 1]) world.crashNode(index, false); // the copy that joined is the only one
+  await pass(world, 2_500);
+  world.crashNode(2, true);
+  await pass(world, 3_000);
+  await world.wait(world.startNode(2), LONG_MS);
+  await world.wait(shard.releaseVolume(world.volumeId), LONG_MS);
+  const next = await serve(world, 3);
+  const read = await within(world, next.read(0, EXTENT_BYTES), LONG_MS);
+  t.equal(read?.status, STATUS.OK);
+  t.ok(
+    read?.bytes.every((byte) => byte === 3),
+    'nothing that was flushed is lost',
+  );
+});
+
+await t.test('a copy that lost power while its join was being committed is not trusted', async (t) => {
+  const { world, client, commit } = await joinDelayed();
+  t.equal((await world.wait(client.write(0, EXTENT_BYTES, 3), LONG_MS)).status, STATUS.OK);
+  world.crashNode(2, true);
+  await world.wait(world.startNode(2), LONG_MS);
+  await pass(world, 3_000); // its session is open again
+  commit();
+  await pass(world, 150);
+  world.fabric.cut('node-3', 'node-0');
+  world.fabric.cut('node-3', 'node-1');
+  for (const index of [0, 1]) must(world.nodes[index], 'a copy').network.resetAll();
+  const early = await within(world, client.read(0, EXTENT_BYTES), 1_000);
+  t.ok(early === null || early.bytes.every((byte) => byte === 3), 'nothing older is read');
+  world.fabric.healAll();
+  await pass(world, 10_000);
+  await identical(t, world, 3);
+});
+
 await t.test('FLUSH is not acknowledged when the last copy could not be flushed', async (t) => {
   const { world, client } = await begin({ nodes: 2, replicas: 1, minInSync: 1 }, 1);
   await ok(t, world, client.write(0, BLOCK, 1));
@@ -138,4 +200,49 @@ await t.test('a copy is not dropped for one that lost power a moment ago and sti
     read?.bytes.every((byte) => byte === 1),
     'nothing acknowledged is lost',
   );
+});
+
+/** Reads of the slot that holds `fill` in its first byte fail on a node's drive from now on. */
+function failReads(world: SimWorld, index: number, fill: number): void {
+  world.media(index).fail('read', slotOf(world, index, fill), EXTENT_BYTES);
+}
+
+await t.test('10: a region that cannot be made equal for now keeps no other one waiting', async (t) => {
+  const { world, client } = await begin({ replicas: 2, minInSync: 1 }, 2);
+  world.crashNode(1, false);
+  for (const region of [0, 1]) await ok(t, world, client.write(region * REGION_BYTES, BLOCK, 7 + region));
+  world.crashNode(2, false);
+  failReads(world, 0, 7);
+  await pass(world, 6_000);
+  await world.wait(world.startNode(2), LONG_MS);
+  const next = await serve(world, 2);
+  const first = next.read(0, BLOCK); // wanted again and again
+  await pass(world, 5_000);
+  const [volume] = await must(world.nodes[2], 'the owner').shard.servedVolumes();
+  t.equal(volume?.resyncBytesDone, REGION_BYTES, 'the other one is done');
+  t.equal((await within(world, next.read(REGION_BYTES, BLOCK), 100))?.bytes[0], 8);
+  t.equal(await within(world, first, 1_000), null, 'this one waits');
+  world.media(0).repair();
+  t.equal((await within(world, first, 10_000))?.bytes[0], 7);
+});
+
+await t.test('10: a copy that cannot be read is not what the others wait for', async (t) => {
+  const { world, client } = await begin({ nodes: 4 }, 3);
+  await ok(t, world, client.write(0, BLOCK, 7));
+  world.crashNode(3, false);
+  failReads(world, 0, 7);
+  await pass(world, 6_000);
+  await world.wait(world.startNode(3), LONG_MS);
+  const next = await serve(world, 3);
+  t.equal((await within(world, next.read(0, BLOCK), 10_000))?.bytes[0], 7);
+});
+
+await t.test('a volume is verified once at a time', async (t) => {
+  const { world, client } = await begin({}, 0);
+  await ok(t, world, client.write(0, BLOCK, 1));
+  const { shard } = must(world.nodes[0], 'the owner');
+  const running = shard.verifyVolume(world.volumeId);
+  await t.rejects(shard.verifyVolume(world.volumeId), { code: 'LIMIT_EXCEEDED' });
+  t.equal((await world.wait(running, LONG_MS)).extentsCompared, 1);
+  await identical(t, world, 0);
 });

@@ -136,7 +136,7 @@ export class SimWorld {
   }
 
   /** Records of a volume with a replica on each of the first nodes. */
-  createVolume(): void {
+  createVolume(volumeId: VolumeId = this.volumeId, name = 'v'): void {
     const { volumeBytes, segmentBytes, stripeWidth, minInSync, failWhenDegraded } = this.options;
     const setups = this.#setups.slice(0, this.options.replicas);
     const operations: StoreOperation[] = [];
@@ -144,11 +144,11 @@ export class SimWorld {
     for (let index = 0; index < segments; index++) {
       const replicas = setups.map(({ driveId }) => ({ driveId, inSync: true, syncedGeneration: 0 }));
       const value = records.segment.encode({ index, generation: 1, replicas });
-      operations.push({ type: 'put', key: storeKeys.segment(this.volumeId, index), value });
+      operations.push({ type: 'put', key: storeKeys.segment(volumeId, index), value });
     }
     const volume = records.volume.encode({
-      id: this.volumeId,
-      name: 'v',
+      id: volumeId,
+      name,
       sizeBytes: volumeBytes,
       replicas: setups.length,
       minInSync,
@@ -159,7 +159,7 @@ export class SimWorld {
       deleting: false,
       labels: {},
     });
-    operations.push({ type: 'put', key: storeKeys.volume(this.volumeId), value: volume });
+    operations.push({ type: 'put', key: storeKeys.volume(volumeId), value: volume });
     this.storeState.txn([], operations);
   }
 

@@ -14,6 +14,7 @@ export class VolumeClient {
   readonly #node: SimNode;
   readonly #waiting = new Map<number, (status: Status, buffer: BufferId, offsetBytes: number) => void>();
   #nextTicket = 1;
+  onCapacity: () => void = () => undefined;
 
   constructor(volume: BlockVolume, node: SimNode) {
     this.#volume = volume;
@@ -24,7 +25,9 @@ export class VolumeClient {
         this.#waiting.delete(ticket);
         if (buffer !== NO_BUFFER) node.slab.release(buffer);
       },
-      onCapacity: () => undefined,
+      onCapacity: () => {
+        this.onCapacity();
+      },
     });
   }
 
@@ -38,6 +41,10 @@ export class VolumeClient {
       });
       start(ticket);
     });
+  }
+
+  canAccept(): boolean {
+    return this.#volume.canAccept();
   }
 
   /** Writes `lengthBytes` bytes of `fill`. */
@@ -54,6 +61,12 @@ export class VolumeClient {
   read(offsetBytes: number, lengthBytes: number): Promise<Outcome> {
     return this.#run(lengthBytes, (ticket) => {
       this.#volume.read(ticket, offsetBytes, lengthBytes);
+    });
+  }
+
+  zero(offsetBytes: number, lengthBytes: number): Promise<Outcome> {
+    return this.#run(0, (ticket) => {
+      this.#volume.zero(ticket, offsetBytes, lengthBytes, false, false);
     });
   }
 

@@ -17,6 +17,7 @@ t.test('every extent of the volume has its own place in a segment', (t) => {
           const inSegment = layout.offsetInSegment(offset);
           if (segment >= layout.segmentCount || inSegment >= layout.segmentBytes || inSegment % EXTENT_BYTES !== 0)
             return false;
+          if (layout.offsetInVolume(segment, inSegment + 5) !== offset + 5) return false;
           places.add(`${segment}/${inSegment}`);
         }
         return places.size === Math.ceil(layout.sizeBytes / EXTENT_BYTES);

@@ -47,3 +47,16 @@ t.test('the hot list grows and stays consistent', (t) => {
   t.equal(regions.hotCount, 300);
   t.end();
 });
+
+t.test('a dirty region that is postponed comes after the others', (t) => {
+  const regions = new RegionTracker(1, 8);
+  for (const region of [3, 5, 7]) regions.markDirty(region);
+  regions.postpone(3);
+  t.equal(regions.anyDirty(), 5);
+  regions.markClean(5);
+  regions.postpone(5);
+  t.notOk(regions.isDirty(5), 'what is clean stays so');
+  regions.postpone(7);
+  t.equal(regions.anyDirty(), 3);
+  t.end();
+});
