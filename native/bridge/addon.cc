@@ -3,7 +3,6 @@
 // Results are plain data: a negative number is -errno. native/index.ts types them.
 #include <arpa/inet.h>
 #include <linux/close_range.h>
-#include <node_api.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -14,308 +13,257 @@
 namespace braid {
 namespace {
 
-constexpr size_t ARGUMENTS_MAX = 6;
+// The engine that the first argument names; null once it has stopped.
+Engine* engineOf(const Napi::CallbackInfo& info) {
+  const EngineHandle* handle = info[0].As<Napi::External<EngineHandle>>().Data();
+  BRAID_ASSERT(handle != nullptr, "the first argument is an engine's handle");
+  return handle->engine.get();
+}
 
-struct Call {
-  Call(napi_env callEnv, napi_callback_info info) : env(callEnv) {
-    size_t count = ARGUMENTS_MAX;
-    napi_get_cb_info(env, info, &count, arguments, nullptr, nullptr);
-    void* data = nullptr;
-    napi_get_value_external(env, arguments[0], &data);
-    handle = static_cast<EngineHandle*>(data);
-    BRAID_ASSERT(handle != nullptr, "the first argument is an engine's handle");
-  }
-  // Null once the engine has stopped.
-  Engine* engine() const { return handle->engine.get(); }
+uint32_t u32(const Napi::Value& value) {
+  BRAID_ASSERT(value.IsNumber(), "the argument is a number");
+  return value.As<Napi::Number>().Uint32Value();
+}
 
-  uint32_t u32(size_t index) const {
-    uint32_t value = 0;
-    const napi_status status = napi_get_value_uint32(env, arguments[index], &value);
-    BRAID_ASSERT(status == napi_ok, "the argument is a number");
-    return value;
-  }
-  bool boolean(size_t index) const {
-    bool value = false;
-    napi_get_value_bool(env, arguments[index], &value);
-    return value;
-  }
-  std::string text(size_t index) const {
-    size_t length = 0;
-    napi_get_value_string_utf8(env, arguments[index], nullptr, 0, &length);
-    std::string value(length, '\0');
-    napi_get_value_string_utf8(env, arguments[index], value.data(), length + 1, &length);
-    return value;
-  }
-  const uint8_t* bytes(size_t index, size_t* length) const {
-    void* data = nullptr;
-    napi_typedarray_type type;
-    const napi_status status = napi_get_typedarray_info(env, arguments[index], &type, length, &data, nullptr, nullptr);
-    BRAID_ASSERT(status == napi_ok, "the argument is a typed array");
-    if (type == napi_uint32_array) *length *= sizeof(uint32_t);
-    return static_cast<const uint8_t*>(data);
-  }
-  napi_value number(double value) const {
-    napi_value result = nullptr;
-    napi_create_double(env, value, &result);
-    return result;
-  }
-  napi_value pair(double first, double second) const {
-    napi_value result = nullptr;
-    napi_create_array_with_length(env, 2, &result);
-    napi_set_element(env, result, 0, number(first));
-    napi_set_element(env, result, 1, number(second));
-    return result;
-  }
+std::string text(const Napi::Value& value) {
+  BRAID_ASSERT(value.IsString(), "the argument is a string");
+  return value.As<Napi::String>().Utf8Value();
+}
 
-  napi_env env;
-  EngineHandle* handle = nullptr;
-  napi_value arguments[ARGUMENTS_MAX] = {};
+// The contents of a typed array, while its function runs.
+struct Bytes {
+  explicit Bytes(const Napi::Value& value) {
+    BRAID_ASSERT(value.IsTypedArray(), "the argument is a typed array");
+    // Of whatever type: its data starts in the same place.
+    const Napi::Uint8Array array = value.As<Napi::Uint8Array>();
+    data = array.Data();
+    length = array.ByteLength();
+  }
+  const uint8_t* data;
+  size_t length;
 };
 
-void setNumber(napi_env env, napi_value object, const char* name, double value) {
-  napi_value number;
-  napi_create_double(env, value, &number);
-  napi_set_named_property(env, object, name, number);
+Napi::Number number(const Napi::CallbackInfo& info, double value) { return Napi::Number::New(info.Env(), value); }
+
+Napi::Array pair(const Napi::CallbackInfo& info, double first, double second) {
+  Napi::Array result = Napi::Array::New(info.Env(), 2);
+  result.Set(0u, first);
+  result.Set(1u, second);
+  return result;
 }
 
-double optionOf(napi_env env, napi_value options, const char* name) {
-  napi_value value;
-  double number = 0;
-  napi_get_named_property(env, options, name, &value);
-  const napi_status status = napi_get_value_double(env, value, &number);
-  BRAID_ASSERT(status == napi_ok, "every option is a number");
-  return number;
+double optionOf(const Napi::Object& options, const char* name) {
+  const Napi::Value value = options.Get(name);
+  BRAID_ASSERT(value.IsNumber(), "every option is a number");
+  return value.As<Napi::Number>().DoubleValue();
 }
 
-napi_value layoutOf(napi_env env, const Layout& layout) {
-  napi_value object;
-  napi_create_object(env, &object);
-  setNumber(env, object, "slab", static_cast<double>(layout.slab));
-  setNumber(env, object, "slabBytes", static_cast<double>(layout.slabBytes));
-  setNumber(env, object, "events", static_cast<double>(layout.events));
-  setNumber(env, object, "commands", static_cast<double>(layout.commands));
-  setNumber(env, object, "control", static_cast<double>(layout.control));
-  setNumber(env, object, "checksums", static_cast<double>(layout.checksums));
-  setNumber(env, object, "refs", static_cast<double>(layout.refs));
-  setNumber(env, object, "announced", static_cast<double>(layout.announced));
-  setNumber(env, object, "unsent", static_cast<double>(layout.unsent));
-  setNumber(env, object, "freed", static_cast<double>(layout.freed));
-  setNumber(env, object, "orders", static_cast<double>(layout.orders));
+Napi::Object layoutOf(Napi::Env env, const Layout& layout) {
+  Napi::Object object = Napi::Object::New(env);
+  const auto set = [&](const char* name, size_t offset) { object.Set(name, static_cast<double>(offset)); };
+  set("slab", layout.slab);
+  set("slabBytes", layout.slabBytes);
+  set("events", layout.events);
+  set("commands", layout.commands);
+  set("control", layout.control);
+  set("checksums", layout.checksums);
+  set("refs", layout.refs);
+  set("announced", layout.announced);
+  set("unsent", layout.unsent);
+  set("freed", layout.freed);
+  set("orders", layout.orders);
   return object;
 }
 
+// The memory that JavaScript and the engine share; the last of them unmaps it.
+Napi::ArrayBuffer share(Napi::Env env, SharedMemory* memory) {
+  memory->retain();
+  const auto unmap = [](Napi::BasicEnv, void*, SharedMemory* hint) { hint->release(); };
+  return Napi::ArrayBuffer::New(env, memory->base(), memory->lengthBytes(), unmap, memory);
+}
+
+// An engine that nobody can name any more goes on until it is stopped or the environment ends; both leave `engine` null.
+void forget(Napi::BasicEnv, EngineHandle* handle) {
+  handle->isForgotten = true;
+  if (!handle->engine) delete handle;
+}
+
 // create(options, onEvents, onStopped): {handle, memory, layout}, or -errno.
-napi_value create(napi_env env, napi_callback_info info) {
-  napi_value arguments[3];
-  size_t count = 3;
-  napi_get_cb_info(env, info, &count, arguments, nullptr, nullptr);
+Napi::Value create(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Napi::Object options = info[0].As<Napi::Object>();
   Limits limits;
-  limits.connectionsMax = static_cast<uint32_t>(optionOf(env, arguments[0], "connectionsMax"));
-  limits.framesQueuedMax = static_cast<uint32_t>(optionOf(env, arguments[0], "framesQueuedMax"));
-  limits.nbdRequestsMax = static_cast<uint32_t>(optionOf(env, arguments[0], "nbdRequestsMax"));
-  limits.nbdWriteBytesMax = static_cast<uint32_t>(optionOf(env, arguments[0], "nbdWriteBytesMax"));
-  limits.nbdUnsentBytesMax = static_cast<uint32_t>(optionOf(env, arguments[0], "nbdUnsentBytesMax"));
-  limits.sendStallNs = static_cast<int64_t>(optionOf(env, arguments[0], "sendStallMs")) * 1000000;
-  napi_value result;
+  limits.connectionsMax = static_cast<uint32_t>(optionOf(options, "connectionsMax"));
+  limits.framesQueuedMax = static_cast<uint32_t>(optionOf(options, "framesQueuedMax"));
+  limits.nbdRequestsMax = static_cast<uint32_t>(optionOf(options, "nbdRequestsMax"));
+  limits.nbdWriteBytesMax = static_cast<uint32_t>(optionOf(options, "nbdWriteBytesMax"));
+  limits.nbdUnsentBytesMax = static_cast<uint32_t>(optionOf(options, "nbdUnsentBytesMax"));
+  limits.sendStallNs = static_cast<int64_t>(optionOf(options, "sendStallMs")) * 1000000;
   Loop* loop = Loop::of(env);
-  if (loop == nullptr) return nullptr;
+  if (loop == nullptr) return Napi::Value();
   int error = 0;
-  auto engine = Engine::create(static_cast<uint64_t>(optionOf(env, arguments[0], "slabBytes")), limits, &error);
-  if (!engine) {
-    napi_create_int32(env, error, &result);
-    return result;
-  }
+  auto engine = Engine::create(static_cast<uint64_t>(optionOf(options, "slabBytes")), limits, &error);
+  if (!engine) return number(info, error);
   EngineHandle* handle = new EngineHandle;
   handle->engine = std::move(engine);
-  napi_create_reference(env, arguments[1], 1, &handle->onEvents);
-  napi_create_reference(env, arguments[2], 1, &handle->onStopped);
-  SharedMemory* memory = handle->engine->memory();
-  memory->retain();
-  napi_value buffer, external;
-  const auto unmap = [](napi_env, void*, void* hint) { static_cast<SharedMemory*>(hint)->release(); };
-  napi_create_external_arraybuffer(env, memory->base(), memory->lengthBytes(), unmap, memory, &buffer);
-  // An engine that nobody can name any more goes on until it is stopped or the environment ends; both leave `engine` null.
-  const auto forget = [](napi_env, void* data, void*) {
-    EngineHandle* forgotten = static_cast<EngineHandle*>(data);
-    forgotten->isForgotten = true;
-    if (!forgotten->engine) delete forgotten;
-  };
-  napi_create_external(env, handle, forget, nullptr, &external);
-  napi_create_object(env, &result);
-  napi_set_named_property(env, result, "handle", external);
-  napi_set_named_property(env, result, "memory", buffer);
-  napi_set_named_property(env, result, "layout", layoutOf(env, handle->engine->layout()));
+  handle->onEvents = Napi::Persistent(info[1].As<Napi::Function>());
+  handle->onStopped = Napi::Persistent(info[2].As<Napi::Function>());
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("handle", Napi::External<EngineHandle>::New(env, handle, forget));
+  result.Set("memory", share(env, handle->engine->memory()));
+  result.Set("layout", layoutOf(env, handle->engine->layout()));
   loop->add(handle);
   return result;
 }
 
 // submit(handle): executes the commands in the array.
-napi_value submit(napi_env env, napi_callback_info info) {
-  const Call call(env, info);
-  if (call.engine()) call.engine()->takeCommands();
-  return nullptr;
+void submit(const Napi::CallbackInfo& info) {
+  if (Engine* engine = engineOf(info)) engine->takeCommands();
 }
 
 // alloc(handle, lengthBytes, pool): a buffer or 0.
-napi_value alloc(napi_env env, napi_callback_info info) {
-  const Call call(env, info);
-  const uint32_t buffer = call.engine() ? call.engine()->alloc(call.u32(1), call.u32(2)) : NO_BUFFER;
-  napi_value result;
-  napi_create_uint32(env, buffer, &result);
-  return result;
+Napi::Value alloc(const Napi::CallbackInfo& info) {
+  Engine* engine = engineOf(info);
+  return number(info, engine ? engine->alloc(u32(info[1]), u32(info[2])) : NO_BUFFER);
 }
 
 // usedBytes(handle, pool).
-napi_value usedBytes(napi_env env, napi_callback_info info) {
-  const Call call(env, info);
-  if (!call.engine()) return call.number(0);
-  Slab& slab = call.engine()->slab();
+Napi::Value usedBytes(const Napi::CallbackInfo& info) {
+  Engine* engine = engineOf(info);
+  if (!engine) return number(info, 0);
+  Slab& slab = engine->slab();
   slab.drainFreed();
-  const uint32_t pool = call.u32(1);
+  const uint32_t pool = u32(info[1]);
   const uint64_t reserve = pool == abi::POOL_INTERNAL ? slab.usedBytes(POOL_RESERVE) : 0;
-  return call.number(static_cast<double>(slab.usedBytes(pool) + reserve));
+  return number(info, static_cast<double>(slab.usedBytes(pool) + reserve));
 }
 
 // computeChecksums(handle, buffer, offsetBytes, lengthBytes).
-napi_value computeChecksums(napi_env env, napi_callback_info info) {
-  const Call call(env, info);
-  if (call.engine()) call.engine()->computeChecksums(call.u32(1), call.u32(2), call.u32(3));
-  return nullptr;
+void computeChecksums(const Napi::CallbackInfo& info) {
+  if (Engine* engine = engineOf(info)) engine->computeChecksums(u32(info[1]), u32(info[2]), u32(info[3]));
 }
 
 // listenTcp(handle, protocol, host, port): [listener or -errno, bound port].
-napi_value listenTcp(napi_env env, napi_callback_info info) {
-  const Call call(env, info);
-  if (!call.engine()) return call.pair(-ESHUTDOWN, 0);
+Napi::Value listenTcp(const Napi::CallbackInfo& info) {
+  Engine* engine = engineOf(info);
+  if (!engine) return pair(info, -ESHUTDOWN, 0);
   uint16_t port = 0;
-  const Protocol protocol = static_cast<Protocol>(call.u32(1));
+  const Protocol protocol = static_cast<Protocol>(u32(info[1]));
   const int listener =
-      call.engine()->sockets().listenTcp(protocol, call.text(2).c_str(), static_cast<uint16_t>(call.u32(3)), &port);
-  return call.pair(listener, port);
+      engine->sockets().listenTcp(protocol, text(info[2]).c_str(), static_cast<uint16_t>(u32(info[3])), &port);
+  return pair(info, listener, port);
 }
 
 // listenUnix(handle, protocol, path): listener or -errno.
-napi_value listenUnix(napi_env env, napi_callback_info info) {
-  const Call call(env, info);
-  if (!call.engine()) return call.number(-ESHUTDOWN);
-  return call.number(call.engine()->sockets().listenUnix(static_cast<Protocol>(call.u32(1)), call.text(2).c_str()));
+Napi::Value listenUnix(const Napi::CallbackInfo& info) {
+  Engine* engine = engineOf(info);
+  if (!engine) return number(info, -ESHUTDOWN);
+  return number(info, engine->sockets().listenUnix(static_cast<Protocol>(u32(info[1])), text(info[2]).c_str()));
 }
 
 // closeListener(handle, listener).
-napi_value closeListener(napi_env env, napi_callback_info info) {
-  const Call call(env, info);
-  if (call.engine()) call.engine()->sockets().closeListener(call.u32(1));
-  return nullptr;
+void closeListener(const Napi::CallbackInfo& info) {
+  if (Engine* engine = engineOf(info)) engine->sockets().closeListener(u32(info[1]));
 }
 
 // reserve(handle): a connection, or 0 when there are too many.
-napi_value reserve(napi_env env, napi_callback_info info) {
-  const Call call(env, info);
-  return call.number(call.engine() ? call.engine()->sockets().reserve() : 0);
+Napi::Value reserve(const Napi::CallbackInfo& info) {
+  Engine* engine = engineOf(info);
+  return number(info, engine ? engine->sockets().reserve() : 0);
 }
 
 // connect(handle, connection, ip, port).
-napi_value connect(napi_env env, napi_callback_info info) {
-  const Call call(env, info);
-  if (!call.engine()) return nullptr;
-  const std::string ip = call.text(2);
-  const uint16_t port = htons(static_cast<uint16_t>(call.u32(3)));
-  Sockets& sockets = call.engine()->sockets();
+void connect(const Napi::CallbackInfo& info) {
+  Engine* engine = engineOf(info);
+  if (!engine) return;
+  const uint32_t connection = u32(info[1]);
+  const std::string ip = text(info[2]);
+  const uint16_t port = htons(static_cast<uint16_t>(u32(info[3])));
+  Sockets& sockets = engine->sockets();
   sockaddr_in v4 = {};
   sockaddr_in6 v6 = {};
   if (inet_pton(AF_INET, ip.c_str(), &v4.sin_addr) == 1) {
     v4.sin_family = AF_INET;
     v4.sin_port = port;
-    sockets.connect(call.u32(1), reinterpret_cast<sockaddr*>(&v4), sizeof v4);
+    sockets.connect(connection, reinterpret_cast<sockaddr*>(&v4), sizeof v4);
   } else if (inet_pton(AF_INET6, ip.c_str(), &v6.sin6_addr) == 1) {
     v6.sin6_family = AF_INET6;
     v6.sin6_port = port;
-    sockets.connect(call.u32(1), reinterpret_cast<sockaddr*>(&v6), sizeof v6);
+    sockets.connect(connection, reinterpret_cast<sockaddr*>(&v6), sizeof v6);
   } else {
-    sockets.fail(call.u32(1), abi::CLOSE_RESOLVE_FAILED, 0);
+    sockets.fail(connection, abi::CLOSE_RESOLVE_FAILED, 0);
   }
-  return nullptr;
 }
 
 // failConnect(handle, connection): its name could not be resolved.
-napi_value failConnect(napi_env env, napi_callback_info info) {
-  const Call call(env, info);
-  if (call.engine()) call.engine()->sockets().fail(call.u32(1), abi::CLOSE_RESOLVE_FAILED, 0);
-  return nullptr;
+void failConnect(const Napi::CallbackInfo& info) {
+  if (Engine* engine = engineOf(info)) engine->sockets().fail(u32(info[1]), abi::CLOSE_RESOLVE_FAILED, 0);
 }
 
 // sendControl(handle, record, payload): `record` as for COMMAND_SEND_FRAME.
-napi_value sendControl(napi_env env, napi_callback_info info) {
-  const Call call(env, info);
-  if (!call.engine()) return nullptr;
-  call.engine()->takeCommands();
-  size_t recordBytes = 0, payloadBytes = 0;
-  const uint8_t* record = call.bytes(1, &recordBytes);
-  const uint8_t* payload = call.bytes(2, &payloadBytes);
-  BRAID_ASSERT(recordBytes == sizeof(abi::Record), "a command is one record");
-  call.engine()->sockets().sendControl(*reinterpret_cast<const abi::Record*>(record), payload, payloadBytes);
-  return nullptr;
+void sendControl(const Napi::CallbackInfo& info) {
+  Engine* engine = engineOf(info);
+  if (!engine) return;
+  engine->takeCommands();
+  const Bytes record(info[1]);
+  const Bytes payload(info[2]);
+  BRAID_ASSERT(record.length == sizeof(abi::Record), "a command is one record");
+  engine->sockets().sendControl(*reinterpret_cast<const abi::Record*>(record.data), payload.data, payload.length);
 }
 
 // sendBytes(handle, connection, bytes, final).
-napi_value sendBytes(napi_env env, napi_callback_info info) {
-  const Call call(env, info);
-  if (!call.engine()) return nullptr;
-  call.engine()->takeCommands();
-  size_t length = 0;
-  const uint8_t* bytes = call.bytes(2, &length);
-  call.engine()->sockets().sendBytes(call.u32(1), bytes, static_cast<uint32_t>(length), call.boolean(3));
-  return nullptr;
+void sendBytes(const Napi::CallbackInfo& info) {
+  Engine* engine = engineOf(info);
+  if (!engine) return;
+  engine->takeCommands();
+  const Bytes bytes(info[2]);
+  const bool isFinal = info[3].As<Napi::Boolean>();
+  engine->sockets().sendBytes(u32(info[1]), bytes.data, static_cast<uint32_t>(bytes.length), isFinal);
 }
 
 // takeBytes(handle, connection): an ArrayBuffer with the handshake bytes that have arrived.
-napi_value takeBytes(napi_env env, napi_callback_info info) {
-  const Call call(env, info);
-  const uint32_t length = call.engine() ? call.engine()->sockets().handshakeBytes(call.u32(1)) : 0;
-  void* data = nullptr;
-  napi_value result;
-  napi_create_arraybuffer(env, length, &data, &result);
-  if (length > 0) call.engine()->sockets().takeHandshakeBytes(call.u32(1), static_cast<uint8_t*>(data));
+Napi::Value takeBytes(const Napi::CallbackInfo& info) {
+  Engine* engine = engineOf(info);
+  const uint32_t connection = u32(info[1]);
+  const uint32_t length = engine ? engine->sockets().handshakeBytes(connection) : 0;
+  Napi::ArrayBuffer result = Napi::ArrayBuffer::New(info.Env(), length);
+  if (length > 0) engine->sockets().takeHandshakeBytes(connection, static_cast<uint8_t*>(result.Data()));
   return result;
 }
 
 // startTransmission(handle, connection, leftover).
-napi_value startTransmission(napi_env env, napi_callback_info info) {
-  const Call call(env, info);
-  if (!call.engine()) return nullptr;
-  call.engine()->takeCommands();
-  size_t length = 0;
-  const uint8_t* bytes = call.bytes(2, &length);
-  call.engine()->sockets().startTransmission(call.u32(1), bytes, static_cast<uint32_t>(length));
-  return nullptr;
+void startTransmission(const Napi::CallbackInfo& info) {
+  Engine* engine = engineOf(info);
+  if (!engine) return;
+  engine->takeCommands();
+  const Bytes leftover(info[2]);
+  engine->sockets().startTransmission(u32(info[1]), leftover.data, static_cast<uint32_t>(leftover.length));
 }
 
 // openDrive(handle, fd): [drive or -errno, size in bytes].
-napi_value openDrive(napi_env env, napi_callback_info info) {
-  const Call call(env, info);
-  if (!call.engine()) return call.pair(-ESHUTDOWN, 0);
+Napi::Value openDrive(const Napi::CallbackInfo& info) {
+  Engine* engine = engineOf(info);
+  if (!engine) return pair(info, -ESHUTDOWN, 0);
   uint64_t sizeBytes = 0;
-  const int drive = call.engine()->drives().open(static_cast<int>(call.u32(1)), &sizeBytes);
-  return call.pair(drive, static_cast<double>(sizeBytes));
+  const int drive = engine->drives().open(static_cast<int>(u32(info[1])), &sizeBytes);
+  return pair(info, drive, static_cast<double>(sizeBytes));
 }
 
 // closeDrive(handle, drive): EVENT_DISK_CLOSED follows.
-napi_value closeDrive(napi_env env, napi_callback_info info) {
-  const Call call(env, info);
-  if (!call.engine()) return nullptr;
-  call.engine()->takeCommands();
-  call.engine()->drives().close(call.u32(1));
-  return nullptr;
+void closeDrive(const Napi::CallbackInfo& info) {
+  Engine* engine = engineOf(info);
+  if (!engine) return;
+  engine->takeCommands();
+  engine->drives().close(u32(info[1]));
 }
 
 // stats(handle): counters since the start.
-napi_value stats(napi_env env, napi_callback_info info) {
-  const Call call(env, info);
-  napi_value object;
-  napi_create_object(env, &object);
-  if (!call.engine()) return object;
-  const Stats& stats = call.engine()->stats();
-  const auto set = [&](const char* name, uint64_t value) { setNumber(env, object, name, static_cast<double>(value)); };
+Napi::Value stats(const Napi::CallbackInfo& info) {
+  Engine* engine = engineOf(info);
+  Napi::Object object = Napi::Object::New(info.Env());
+  if (!engine) return object;
+  const Stats& stats = engine->stats();
+  const auto set = [&](const char* name, uint64_t value) { object.Set(name, static_cast<double>(value)); };
   set("framesIn", stats.framesIn);
   set("framesOut", stats.framesOut);
   set("nbdRequests", stats.nbdRequests);
@@ -329,69 +277,72 @@ napi_value stats(napi_env env, napi_callback_info info) {
   set("driveWrites", stats.driveWrites);
   set("driveWriteBytes", stats.driveWriteBytes);
   set("driveOthers", stats.driveOthers);
-  set("driveOperationsInFlight", call.engine()->drives().operationCount());
+  set("driveOperationsInFlight", engine->drives().operationCount());
   set("batches", stats.batches);
   set("events", stats.events);
   set("commands", stats.commands);
-  set("enters", call.engine()->ring().enterCount());
+  set("enters", engine->ring().enterCount());
   set("poolWaits", stats.poolWaits);
-  set("connections", call.engine()->sockets().connectionCount());
+  set("connections", engine->sockets().connectionCount());
   set("connectionsRefused", stats.connectionsRefused);
   return object;
 }
 
 // stop(handle): `onStopped` follows.
-napi_value stop(napi_env env, napi_callback_info info) {
-  const Call call(env, info);
-  if (!call.engine()) return nullptr;
-  call.engine()->takeCommands();
-  call.engine()->stop();
-  return nullptr;
+void stop(const Napi::CallbackInfo& info) {
+  Engine* engine = engineOf(info);
+  if (!engine) return;
+  engine->takeCommands();
+  engine->stop();
 }
 
 // closeOnExec(): keeps every descriptor that this process has open now, but for stdin, stdout and stderr, from the programs that it
 // starts; those that are handed to them by number still arrive. 0 or -errno.
-napi_value closeOnExec(napi_env env, napi_callback_info) {
+Napi::Value closeOnExec(const Napi::CallbackInfo& info) {
   const int result = close_range(STDERR_FILENO + 1, ~0u, CLOSE_RANGE_CLOEXEC);
-  napi_value value;
-  napi_create_int32(env, result == 0 ? 0 : -errno, &value);
-  return value;
+  return number(info, result == 0 ? 0 : -errno);
 }
 
-napi_value abiTable(napi_env env) {
-  napi_value table;
-  napi_create_object(env, &table);
-#define BRAID_ABI_EXPORT(name, value) setNumber(env, table, #name, value);
+Napi::Object abiTable(Napi::Env env) {
+  Napi::Object table = Napi::Object::New(env);
+#define BRAID_ABI_EXPORT(name, value) table.Set(#name, static_cast<double>(value));
   BRAID_ABI(BRAID_ABI_EXPORT)
 #undef BRAID_ABI_EXPORT
   return table;
 }
 
-}  // namespace
+template <auto function>
+void add(Napi::Object& exports, const char* name) {
+  exports.Set(name, Napi::Function::New<function>(exports.Env(), name));
+}
 
-NAPI_MODULE_INIT() {
-  const struct {
-    const char* name;
-    napi_callback function;
-  } functions[] = {
-      {"create", create},           {"submit", submit},
-      {"alloc", alloc},             {"usedBytes", usedBytes},
-      {"listenTcp", listenTcp},     {"computeChecksums", computeChecksums},
-      {"listenUnix", listenUnix},   {"closeListener", closeListener},
-      {"reserve", reserve},         {"connect", connect},
-      {"failConnect", failConnect}, {"sendControl", sendControl},
-      {"sendBytes", sendBytes},     {"takeBytes", takeBytes},
-      {"openDrive", openDrive},     {"startTransmission", startTransmission},
-      {"closeDrive", closeDrive},   {"stats", stats},
-      {"stop", stop},               {"closeOnExec", closeOnExec},
-  };
-  for (const auto& entry : functions) {
-    napi_value function;
-    napi_create_function(env, entry.name, NAPI_AUTO_LENGTH, entry.function, nullptr, &function);
-    napi_set_named_property(env, exports, entry.name, function);
-  }
-  napi_set_named_property(env, exports, "abi", abiTable(env));
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  add<create>(exports, "create");
+  add<submit>(exports, "submit");
+  add<alloc>(exports, "alloc");
+  add<usedBytes>(exports, "usedBytes");
+  add<computeChecksums>(exports, "computeChecksums");
+  add<listenTcp>(exports, "listenTcp");
+  add<listenUnix>(exports, "listenUnix");
+  add<closeListener>(exports, "closeListener");
+  add<reserve>(exports, "reserve");
+  add<connect>(exports, "connect");
+  add<failConnect>(exports, "failConnect");
+  add<sendControl>(exports, "sendControl");
+  add<sendBytes>(exports, "sendBytes");
+  add<takeBytes>(exports, "takeBytes");
+  add<startTransmission>(exports, "startTransmission");
+  add<openDrive>(exports, "openDrive");
+  add<closeDrive>(exports, "closeDrive");
+  add<stats>(exports, "stats");
+  add<stop>(exports, "stop");
+  add<closeOnExec>(exports, "closeOnExec");
+  exports.Set("abi", abiTable(env));
   return exports;
 }
+
+}  // namespace
+
+NODE_API_MODULE(braid, init)
 
 }  // namespace braid

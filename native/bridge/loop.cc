@@ -12,22 +12,24 @@ constexpr int TURNS_MAX = 1000;
 // A drive that does not answer must not keep a process from ending.
 constexpr int64_t QUIESCE_NS = 5 * 1000000000ll;
 
+void keep(Napi::Env, Loop*) {}
+
 }  // namespace
 
-Loop* Loop::of(napi_env env) {
-  void* data = nullptr;
-  if (napi_get_instance_data(env, &data) != napi_ok) return nullptr;
-  if (data != nullptr) return static_cast<Loop*>(data);
+Loop* Loop::of(Napi::Env env) {
+  if (Loop* existing = env.GetInstanceData<Loop>()) return existing;
   std::unique_ptr<Loop> loop(new Loop(env));
   if (!loop->init()) {
-    napi_throw_error(env, nullptr, "the event loop of this thread takes no hooks");
+    Napi::Error::New(env, "the event loop of this thread takes no hooks").ThrowAsJavaScriptException();
     return nullptr;
   }
   // It deletes itself when its handles are closed, at the end of the environment.
-  napi_set_instance_data(env, loop.get(), nullptr, nullptr);
+  env.SetInstanceData<Loop, keep>(loop.get());
   return loop.release();
 }
 
+// Raw Node-API here and in `call`: node-addon-api has nothing for libuv's loop or for cleanup that takes time, and its callbacks make
+// exceptions of a failure that only means that JavaScript cannot run any more.
 bool Loop::init() {
   if (napi_get_uv_event_loop(env_, &loop_) != napi_ok) return false;
   const auto onEnd = [](napi_async_cleanup_hook_handle, void* data) { static_cast<Loop*>(data)->onEnvironmentEnd(); };
@@ -146,7 +148,7 @@ bool Loop::runOnce(EngineHandle& handle, int64_t timeoutNs) {
 }
 
 // Calls a function of ours and runs the promises and ticks that follow from it. What it throws is uncaught.
-bool Loop::call(napi_ref reference, uint32_t argument) {
+bool Loop::call(const Napi::FunctionReference& reference, uint32_t argument) {
   napi_handle_scope scope;
   if (napi_open_handle_scope(env_, &scope) != napi_ok) return false;
   napi_value receiver, function, value;
@@ -169,11 +171,10 @@ void Loop::finish(EngineHandle& handle) {
   handles_.erase(std::find(handles_.begin(), handles_.end(), &handle));
   unshare(handle);
   updateMode();
-  const napi_ref onStopped = handle.onStopped;
-  napi_delete_reference(env_, handle.onEvents);
+  const Napi::FunctionReference onStopped = std::move(handle.onStopped);
+  handle.onEvents.Reset();
   release(&handle);
   call(onStopped, 0);
-  napi_delete_reference(env_, onStopped);
 }
 
 void Loop::release(EngineHandle* handle) {

@@ -7,7 +7,7 @@
 // All methods and hooks: the environment's thread.
 #pragma once
 
-#include <node_api.h>
+#include <napi.h>
 #include <uv.h>
 
 #include <memory>
@@ -23,8 +23,8 @@ class Loop;
 struct EngineHandle {
   Loop* loop = nullptr;
   std::unique_ptr<Engine> engine;
-  napi_ref onEvents = nullptr;
-  napi_ref onStopped = nullptr;
+  Napi::FunctionReference onEvents;
+  Napi::FunctionReference onStopped;
   bool isForgotten = false;  // collected by JavaScript
   uv_poll_t* poll = nullptr;  // only while several engines share the loop
 };
@@ -32,12 +32,12 @@ struct EngineHandle {
 class Loop {
  public:
   // The environment's loop; nullptr (with a pending exception) when it cannot be had.
-  static Loop* of(napi_env env);
+  static Loop* of(Napi::Env env);
 
   void add(EngineHandle* handle);
 
  private:
-  explicit Loop(napi_env env) : env_(env) {}
+  explicit Loop(Napi::Env env) : env_(env) {}
   bool init();
   void onPrepare();
   void runAlone(EngineHandle& handle);
@@ -45,7 +45,7 @@ class Loop {
   bool runOnce(EngineHandle& handle, int64_t timeoutNs);
   int64_t idleTimeoutNs();
   void setIdle(bool isIdle);
-  bool call(napi_ref function, uint32_t argument);
+  bool call(const Napi::FunctionReference& function, uint32_t argument);
   void finish(EngineHandle& handle);
   static void release(EngineHandle* handle);
   void share(EngineHandle& handle);
@@ -54,7 +54,7 @@ class Loop {
   void onEnvironmentEnd();
   static void onHandleClosed(uv_handle_t* handle);
 
-  napi_env env_;
+  Napi::Env env_;
   uv_loop_t* loop_ = nullptr;
   uv_prepare_t prepare_;
   uv_idle_t idle_;

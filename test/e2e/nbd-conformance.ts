@@ -191,7 +191,8 @@ async function checkNbdkit(t: Test, served: ServedExport, directory: string): Pr
 
 async function checkFio(t: Test, served: ServedExport): Promise<void> {
   const size = Math.min(served.sizeBytes, 64 * MIB);
-  const common = ['--ioengine=nbd', `--uri=${served.uri}`, `--size=${size}`, '--verify=crc32c', '--verify_fatal=1'];
+  const verify = ['--verify=crc32c', '--verify_fatal=1', '--verify_state_save=0'];
+  const common = ['--ioengine=nbd', `--uri=${served.uri}`, `--size=${size}`, ...verify];
   for (const job of [
     ['--name=small', '--rw=randwrite', '--bs=4k', '--iodepth=64', `--io_size=${Math.min(size, 16 * MIB)}`],
     ['--name=mixed', '--rw=randrw', '--bsrange=512-256k', '--blockalign=512', '--iodepth=16'],
