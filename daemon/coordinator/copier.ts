@@ -58,9 +58,11 @@ export class Copier {
     segment.refresh();
     this.#io.segmentChanged(segment); // from here on it receives every write, those in flight included
     try {
-      const extents = await this.#extentsToCopy(segment, replica);
-      this.bytesTotal += extents.length * EXTENT_BYTES;
-      await this.#copyAll(segment, extents, replica);
+      const { freed, written } = await this.#extentsToCopy(segment, replica);
+      this.bytesTotal += (freed.length + written.length) * EXTENT_BYTES;
+      // In this order: on a full drive there is room for the one only after the other.
+      await this.#copyAll(segment, freed, replica);
+      await this.#copyAll(segment, written, replica);
       await this.#flushTarget(replica);
       if (!(await this.#membership.join(segment, replica)))
         throw new BraidError('UNAVAILABLE', 'the replica was lost before it could join');
@@ -76,8 +78,11 @@ export class Copier {
     if (segment.whole) await this.#purgeTombstones(segment);
   }
 
-  /** Invariant 9: what was stamped after it fell out of sync, plus everything in the regions of its own activity log. */
-  async #extentsToCopy(segment: Segment, replica: Replica): Promise<number[]> {
+  /**
+   * Invariant 9: what was stamped after it fell out of sync, plus everything in the regions of its own activity log; apart, what the source
+   * has no slot for.
+   */
+  async #extentsToCopy(segment: Segment, replica: Replica): Promise<{ freed: number[]; written: number[] }> {
     const extents = new Set<number>();
     const source = this.#sources(segment, 0)[0];
     if (source === undefined) throw new BraidError('UNAVAILABLE', 'no in-sync copy is connected');
@@ -85,7 +90,12 @@ export class Copier {
     for (const region of replica.hotRegions) {
       for (let index = 0; index < EXTENTS_PER_REGION; index++) extents.add(region * EXTENTS_PER_REGION + index);
     }
-    return [...extents].filter((extent) => extent < this.#options.extentsPerSegment).sort((a, b) => a - b);
+    const wanted = [...extents].filter((extent) => extent < this.#options.extentsPerSegment).sort((a, b) => a - b);
+    const allocated = new Set(await this.listExtents(segment, source, 0, true));
+    return {
+      freed: wanted.filter((extent) => !allocated.has(extent)),
+      written: wanted.filter((extent) => allocated.has(extent)),
+    };
   }
 
   async listExtents(
