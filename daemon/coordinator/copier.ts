@@ -83,9 +83,10 @@ export class Copier {
     segment.refresh();
     this.#io.segmentChanged(segment); // from here on it receives every write, those in flight included
     return this.#catchUp(segment, replica, async () => {
-      const extents = await this.#extentsToCopy(segment, replica);
-      this.bytesTotal += extents.length * EXTENT_BYTES;
-      return extents;
+      const { freed, written } = await this.#extentsToCopy(segment, replica);
+      this.bytesTotal += (freed.length + written.length) * EXTENT_BYTES;
+      // In this order: on a full drive there is room for the one only after the other.
+      return [freed, written];
     });
   }
 
@@ -96,7 +97,7 @@ export class Copier {
 
   /** Tries again what was damaged; ends as `resync` does. */
   resume(segment: Segment, replica: Replica): Promise<boolean> {
-    return this.#catchUp(segment, replica, () => Promise.resolve(this.#damage.extentsOf(replica)));
+    return this.#catchUp(segment, replica, () => Promise.resolve([this.#damage.extentsOf(replica)]));
   }
 
   /**
@@ -107,10 +108,16 @@ export class Copier {
     return this.#damage.hasRegion(replica, region);
   }
 
-  async #catchUp(segment: Segment, replica: Replica, list: () => Promise<readonly number[]>): Promise<boolean> {
+  /** Copies the extents of one list after those of the other, then joins. */
+  async #catchUp(
+    segment: Segment,
+    replica: Replica,
+    list: () => Promise<readonly (readonly number[])[]>,
+  ): Promise<boolean> {
     let isWaiting = false;
     try {
-      const damaged = await this.#copyAll(segment, await list(), replica);
+      const damaged: number[] = [];
+      for (const extents of await list()) damaged.push(...(await this.#copyAll(segment, extents, replica)));
       isWaiting = damaged.length > 0 && replica.state === 'syncing';
       if (isWaiting) {
         this.#damage.wait(replica, damaged);
@@ -133,8 +140,11 @@ export class Copier {
     return true;
   }
 
-  /** Invariant 9: what was stamped after it fell out of sync, plus everything in the regions of its own activity log. */
-  async #extentsToCopy(segment: Segment, replica: Replica): Promise<number[]> {
+  /**
+   * Invariant 9: what was stamped after it fell out of sync, plus everything in the regions of its own activity log; apart, what the source
+   * has no slot for.
+   */
+  async #extentsToCopy(segment: Segment, replica: Replica): Promise<{ freed: number[]; written: number[] }> {
     const extents = new Set<number>();
     const source = this.#sources(segment, 0)[0];
     if (source === undefined) throw new BraidError('UNAVAILABLE', 'no in-sync copy is connected');
@@ -142,7 +152,14 @@ export class Copier {
     for (const region of replica.hotRegions) {
       for (let index = 0; index < EXTENTS_PER_REGION; index++) extents.add(region * EXTENTS_PER_REGION + index);
     }
-    return [...extents].filter((extent) => extent < this.#options.layout.extentsPerSegment).sort((a, b) => a - b);
+    const wanted = [...extents]
+      .filter((extent) => extent < this.#options.layout.extentsPerSegment)
+      .sort((a, b) => a - b);
+    const allocated = new Set(await this.listExtents(segment, source, 0, true));
+    return {
+      freed: wanted.filter((extent) => !allocated.has(extent)),
+      written: wanted.filter((extent) => allocated.has(extent)),
+    };
   }
 
   async listExtents(

@@ -231,7 +231,10 @@ export class Volume {
           else this.#regions.markHot(region);
         }
       }
-      if (!this.#regions.hasDirty(segment.index)) for (const replica of segment.replicas) replica.uncertain = false;
+      // When all may lack something none is better than another: one that cannot be made equal may leave the set.
+      const inSync = segment.replicas.filter(({ state }) => state === 'in-sync');
+      const isMoot = !this.#regions.hasDirty(segment.index) || inSync.every(({ uncertain }) => uncertain);
+      if (isMoot) for (const replica of segment.replicas) replica.uncertain = false;
     }
   }
 

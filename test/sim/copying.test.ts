@@ -1,7 +1,8 @@
 /** Stories of copies that are made equal while clients write: what is copied neither loses nor resurrects a write. */
 import t from 'tap';
 import { must } from '../../daemon/base/assert.js';
-import { REGION_BYTES } from '../../daemon/base/units.js';
+import { limits } from '../../daemon/base/limits.js';
+import { EXTENT_BYTES, REGION_BYTES } from '../../daemon/base/units.js';
 import { STATUS } from '../../daemon/protocol/frame.js';
 import type { SimDisk } from './world/sim-disk.js';
 import type { SimWorld } from './world/sim-world.js';
@@ -49,5 +50,20 @@ await t.test('8: an answer to a request of an older generation does not count', 
   t.equal((await world.wait(write, LONG_MS)).status, STATUS.OK);
   await restart(world, [2]);
   t.ok(await untilInSync(world, 0, 3), 'the lost copy is in sync again');
+  await identical(t, world, 0);
+});
+
+await t.test('9: what was freed is freed on a full copy before it gets what was written', async (t) => {
+  const extents = limits.copyWindowExtents; // as many as are copied at once
+  const { world, client } = await begin({ slotCounts: [64, extents + 1, 64] }); // the drive keeps one slot for itself
+  for (let extent = 40; extent < 40 + extents; extent++)
+    await ok(t, world, client.write(extent * EXTENT_BYTES, BLOCK, 1));
+  await pass(world, ALL_COLD_MS);
+  world.crashNode(1, false);
+  for (let extent = 40; extent < 40 + extents; extent++)
+    await ok(t, world, client.trim(extent * EXTENT_BYTES, EXTENT_BYTES));
+  for (let extent = 0; extent < extents; extent++) await ok(t, world, client.write(extent * EXTENT_BYTES, BLOCK, 2));
+  await restart(world, [1]);
+  t.ok(await untilInSync(world, 0, 3), 'the full copy catches up');
   await identical(t, world, 0);
 });

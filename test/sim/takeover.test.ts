@@ -6,6 +6,7 @@ import { EXTENT_BYTES, MIB, REGION_BYTES } from '../../daemon/base/units.js';
 import { STATUS } from '../../daemon/protocol/frame.js';
 import {
   begin,
+  blackout,
   BLOCK,
   identical,
   LEASE_OVER_MS,
@@ -16,6 +17,7 @@ import {
   recordedSegment,
   serve,
   slotOf,
+  untilInSync,
   within,
 } from './story.js';
 import type { SimWorld } from './world/sim-world.js';
@@ -183,6 +185,24 @@ await t.test('10: a region that cannot be made equal on a full drive is served w
   await world.wait(world.startNode(0), LONG_MS);
   const next = await serve(world, 0);
   t.equal((await within(world, next.read(0, BLOCK), LONG_MS))?.bytes[0], 1);
+});
+
+await t.test('10: so it is when all copies have lost power, and none is better than another', async (t) => {
+  const { world, client } = await begin({ slotCounts: [16, 8, 16] });
+  for (let extent = 0; extent < 7; extent++) await ok(t, world, client.write(extent * EXTENT_BYTES, BLOCK, 1));
+  await ok(t, world, client.flush());
+  world.fabric.cut('node-0', 'node-1');
+  void client.write(8 * EXTENT_BYTES, BLOCK, 2);
+  await pass(world, 50);
+  world.fabric.healAll();
+  await blackout(world);
+  const next = await serve(world, 0);
+  const read = await within(world, next.read(0, BLOCK), LONG_MS);
+  t.equal(read?.bytes[0], 1, 'what was flushed is served');
+  const trim = await within(world, next.trim(8 * EXTENT_BYTES, EXTENT_BYTES), LONG_MS);
+  t.equal(trim?.status, STATUS.OK, 'space can be given back');
+  t.ok(await untilInSync(world, 0, 3), 'then the full copy catches up');
+  await identical(t, world, 0);
 });
 
 await t.test('a copy is not dropped for one that lost power a moment ago and still looks connected', async (t) => {
