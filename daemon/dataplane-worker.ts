@@ -16,6 +16,8 @@ import { NbdServer } from './frontend/nbd/server.js';
 import type { ShardAddresses, ShardOptions } from './ports/shard.js';
 
 const NS_PER_MS = 1e6;
+/** How often the event loop's delay is sampled: each time wakes an idle thread up. */
+const LOOP_DELAY_PERIOD_MS = 100;
 
 function start(options: ShardOptions, rpc: RpcEndpoint<MainMethods>): void {
   const store = new StoreProxy(rpc);
@@ -23,7 +25,7 @@ function start(options: ShardOptions, rpc: RpcEndpoint<MainMethods>): void {
   const engine = UringEngine.start({ slabBytes: options.slabBytes });
   const clock = new BatchClock(engine.batchMs);
   const log = createLog(options.logLevel).child({ shard: options.shardIndex });
-  const loopDelay = monitorEventLoopDelay();
+  const loopDelay = monitorEventLoopDelay({ resolution: LOOP_DELAY_PERIOD_MS });
   loopDelay.enable();
   const nbd = new NbdServer({ transport: engine.nbd, slab: engine.slab, clock, log });
   engine.setNbdHandler(nbd);
@@ -46,7 +48,8 @@ function start(options: ShardOptions, rpc: RpcEndpoint<MainMethods>): void {
       },
     },
     frontEnd: nbd,
-    eventLoopDelayMsP99: () => loopDelay.percentile(99) / NS_PER_MS,
+    // What is sampled is the time since the last sample.
+    eventLoopDelayMsP99: () => Math.max(0, loopDelay.percentile(99) / NS_PER_MS - LOOP_DELAY_PERIOD_MS),
   });
   engine.onBatchStart = () => {
     shard.onBatchStart();

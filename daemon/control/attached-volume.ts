@@ -49,6 +49,8 @@ export class AttachedVolume {
   #failures = 0;
   /** What is in the store: encoded record and lease, to write only what has changed. */
   #published: { readonly text: string; readonly lease: LeaseId } | null = null;
+  /** The last attempt to publish was successful. */
+  #isPublished = false;
   #publishing: Promise<void> = Promise.resolve();
   #tail: Promise<unknown> = Promise.resolve();
 
@@ -90,9 +92,11 @@ export class AttachedVolume {
   /** What the shard says; null when it does not serve the volume. */
   observe(served: ServedVolume | null): void {
     if (!this.#isTaken) return;
+    const before = this.#served;
     this.#served = served;
     if (served === null || served.state === 'fenced') this.#loop.trigger();
-    this.publish();
+    // An idle volume costs nothing. What could not be published is tried again.
+    if (!this.#isPublished || !isSame(before, served)) this.publish();
   }
 
   /** The device has died by itself: it is made anew as soon as nobody uses it any more. */
@@ -258,12 +262,14 @@ export class AttachedVolume {
   async #publishNow(): Promise<void> {
     const { context, volume, shard } = this.#options;
     const lease = this.#options.lease();
+    this.#isPublished = false;
     if (lease === null) return;
     const key = storeKeys.status(this.id);
     try {
       if (this.#wanted === null && !this.#isTaken) {
         if (this.#published !== null) await context.state.commit([], [deleteKey(key)]);
         this.#published = null;
+        this.#isPublished = true;
         return;
       }
       const status = encodeStatus({
@@ -274,9 +280,10 @@ export class AttachedVolume {
         error: this.#error,
       });
       const text = JSON.stringify(status);
-      if (this.#published?.text === text && this.#published.lease === lease) return;
-      await context.state.commit([], [putRecord(key, records.volumeStatus, status, lease)]);
+      const isNew = this.#published?.text !== text || this.#published.lease !== lease;
+      if (isNew) await context.state.commit([], [putRecord(key, records.volumeStatus, status, lease)]);
       this.#published = { text, lease };
+      this.#isPublished = true;
     } catch (thrown) {
       if (!(thrown instanceof BraidError)) throw thrown;
       context.log.warn({ volume: volume.name, code: thrown.code }, `status not published: ${thrown.message}`);
@@ -292,4 +299,16 @@ export class AttachedVolume {
   #report(severity: EventSeverity, message: string): void {
     this.#options.context.events.report({ severity, subject: `volume/${this.id}`, message });
   }
+}
+
+function isSame(left: ServedVolume | null, right: ServedVolume | null): boolean {
+  if (left === null || right === null) return left === right;
+  return (
+    left.epoch === right.epoch &&
+    left.state === right.state &&
+    left.reason === right.reason &&
+    left.segmentsDegraded === right.segmentsDegraded &&
+    left.resyncBytesDone === right.resyncBytesDone &&
+    left.resyncBytesTotal === right.resyncBytesTotal
+  );
 }

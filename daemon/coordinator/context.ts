@@ -1,6 +1,6 @@
 /** What a volume's coordinator needs of its shard. */
 import type { NodeId } from '../base/ids.js';
-import type { Clock } from '../ports/clock.js';
+import type { Clock, Timer } from '../ports/clock.js';
 import type { ClusterStore } from '../ports/cluster-store.js';
 import type { Log } from '../ports/log.js';
 import { NO_BUFFER, POOL_INTERNAL, type BufferId, type Slab } from '../ports/slab.js';
@@ -14,6 +14,8 @@ export interface CoordinatorContext {
   readonly peers: PeerPool;
   readonly slab: Slab;
   readonly clock: Clock;
+  /** Every `VOLUME_TICK_MS`. */
+  readonly ticker: Ticker;
   readonly log: Log;
   readonly nodeId: NodeId;
   readonly shardIndex: number;
@@ -52,6 +54,42 @@ export class InternalBuffers {
       this.#waiting.shift();
       first.resolve(buffer);
     }
+  }
+}
+
+export const VOLUME_TICK_MS = 1_000;
+
+/** Calls all that were added from one timer: an idle shard wakes up as often for fifty volumes as for one. */
+export class Ticker {
+  readonly #clock: Clock;
+  readonly #periodMs: number;
+  readonly #callbacks = new Set<() => void>();
+  #timer: Timer | null = null;
+
+  constructor(clock: Clock, periodMs: number) {
+    this.#clock = clock;
+    this.#periodMs = periodMs;
+  }
+
+  /** Calls `callback` every period, the first time within one, until it is cancelled. */
+  add(callback: () => void): Timer {
+    this.#callbacks.add(callback);
+    if (this.#timer === null) this.#arm();
+    return { cancel: () => this.#remove(callback) };
+  }
+
+  #remove(callback: () => void): void {
+    this.#callbacks.delete(callback);
+    if (this.#callbacks.size > 0) return;
+    this.#timer?.cancel();
+    this.#timer = null;
+  }
+
+  #arm(): void {
+    this.#timer = this.#clock.after(this.#periodMs, () => {
+      this.#arm();
+      for (const callback of [...this.#callbacks]) callback();
+    });
   }
 }
 

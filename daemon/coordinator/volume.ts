@@ -24,7 +24,7 @@ import {
   type VolumeRecord,
 } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
-import type { CoordinatorContext } from './context.js';
+import { VOLUME_TICK_MS, type CoordinatorContext } from './context.js';
 import { Copier } from './copier.js';
 import { VolumeIo } from './io.js';
 import { VolumeLayout } from './layout.js';
@@ -33,8 +33,7 @@ import { RegionTracker } from './regions.js';
 import { Replica, Segment, SegmentCounts, type Session } from './segment.js';
 import { verifyReplicas } from './verify.js';
 
-const TICK_MS = 1_000;
-const COOL_IDLE_TICKS = limits.coolAfterIdleMs / TICK_MS;
+const COOL_IDLE_TICKS = limits.coolAfterIdleMs / VOLUME_TICK_MS;
 const COOL_BATCHES_PER_TICK = 16;
 /** Batches of the longest hot regions that are cooled at once when a replica's activity log fills up. */
 const PRESSURE_BATCHES = 8;
@@ -68,7 +67,7 @@ export class Volume {
   readonly #copier: Copier;
   #state: VolumeState = 'opening';
   #reason = '';
-  #timer: Timer | null = null;
+  #ticks: Timer | null = null;
   /** When opening last got further: a large volume takes its time. */
   #progressMs = 0;
   #wakeOpening: () => void = () => undefined;
@@ -200,7 +199,7 @@ export class Volume {
     this.#membership.startServing();
     this.#adoptLogs();
     this.#setServing();
-    this.#schedule();
+    this.#ticks = this.#context.ticker.add(() => this.#tick());
   }
 
   /** All in-sync copies are there, or the grace is over and every segment has one that surely has everything. */
@@ -258,16 +257,13 @@ export class Volume {
 
   // ---- periodic work
 
-  #schedule(): void {
-    this.#timer = this.#context.clock.after(TICK_MS, () => {
-      if (this.#state === 'fenced' || this.#state === 'releasing') return;
-      if (!this.#context.leaseValid()) this.#fence('the node lease may have run out');
-      this.#regions.tick++;
-      void this.#membership.dropOverdue().then(() => this.#membership.reviveSessions());
-      void this.#resyncNext();
-      void this.#cool(COOL_IDLE_TICKS, COOL_BATCHES_PER_TICK);
-      this.#schedule();
-    });
+  #tick(): void {
+    if (this.#state === 'fenced' || this.#state === 'releasing') return this.#ticks?.cancel();
+    if (!this.#context.leaseValid()) this.#fence('the node lease may have run out');
+    this.#regions.tick++;
+    void this.#membership.dropOverdue().then(() => this.#membership.reviveSessions());
+    void this.#resyncNext();
+    void this.#cool(COOL_IDLE_TICKS, COOL_BATCHES_PER_TICK);
   }
 
   async #resyncNext(): Promise<void> {
@@ -425,7 +421,7 @@ export class Volume {
 
   /** Ends client I/O, flushes and cools, then clears the Owner record. A fenced volume is just let go. */
   async release(): Promise<void> {
-    this.#timer?.cancel();
+    this.#ticks?.cancel();
     if (this.#state !== 'fenced') {
       const wasServing = this.#state === 'serving';
       this.#state = 'releasing';

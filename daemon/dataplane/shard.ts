@@ -10,7 +10,7 @@ import { BraidError } from '../base/errors.js';
 import type { DriveId, NodeId, VolumeId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import type { CoordinatorContext } from '../coordinator/context.js';
-import { InternalBuffers, Serial, type Severity } from '../coordinator/context.js';
+import { InternalBuffers, Serial, Ticker, VOLUME_TICK_MS, type Severity } from '../coordinator/context.js';
 import { OperationBudget } from '../coordinator/operation-budget.js';
 import { PeerPool, type PeerListener } from '../coordinator/peers.js';
 import { abandonOwnership, Volume } from '../coordinator/volume.js';
@@ -135,6 +135,7 @@ export class Shard implements ShardControl {
       peers: this.#peers,
       slab,
       clock,
+      ticker: new Ticker(clock, VOLUME_TICK_MS),
       log,
       nodeId,
       shardIndex: parts.shardIndex,

@@ -12,7 +12,7 @@ export interface MetaOperation {
 export interface MetaStore {
   /** The value, valid until the next call; null when absent. */
   get(key: Uint8Array): Uint8Array | null;
-  /** Calls `visit` for every key that starts with `prefix`, in key order. The arrays are valid only during the call. */
+  /** Calls `visit`, which does not use the store, for every key that starts with `prefix`, in key order. The arrays are valid only during the call. */
   scan(prefix: Uint8Array, visit: (key: Uint8Array, value: Uint8Array) => void): void;
   /**
    * Applies all operations or none. `done(null)` is called when they are durable on stable media; `done(error)` when the commit failed and

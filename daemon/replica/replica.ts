@@ -29,6 +29,8 @@ export const REGION = {
 const CHANGING = 0x8000_0000;
 const SLOT = 0x7fff_ffff;
 const EXTENTS_MAX = limits.segmentBytesMax / EXTENT_BYTES;
+/** 64 MiB. From here segments grow fourfold while they are loaded. */
+const EXTENTS_RESERVED_MIN = 16 * EXTENTS_PER_REGION;
 const REGION_SHIFT = Math.log2(EXTENTS_PER_REGION);
 
 export function regionOf(extent: number): number {
@@ -212,7 +214,7 @@ export class Replica {
   reserve(extentCount: number): void {
     assert(extentCount <= EXTENTS_MAX, 'a segment has at most limits.segmentBytesMax');
     if (extentCount <= this.extentCount) return;
-    this.#resize(Math.min(EXTENTS_MAX, Math.max(extentCount, 2 * this.extentCount, EXTENTS_PER_REGION)));
+    this.#resize(Math.min(EXTENTS_MAX, Math.max(extentCount, 4 * this.extentCount, EXTENTS_RESERVED_MIN)));
   }
 
   /** Takes over the segment's size from a session; false when extents are in use beyond it. */

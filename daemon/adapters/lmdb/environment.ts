@@ -13,6 +13,7 @@ import { loadAddon, nativeError } from '../../../native/index.js';
 import { asError, BraidError } from '../../base/errors.js';
 import { GIB, KIB } from '../../base/units.js';
 import { checkEnvironment } from './environment-check.js';
+import { viewEncoders } from './views.js';
 
 export type Environment = RootDatabase<Uint8Array, Uint8Array>;
 
@@ -26,6 +27,12 @@ const LOCK_BYTES = 16 * KIB;
 /** A shared environment may look damaged while another process writes to it; then it is looked at again. */
 const SHARED_OPEN_ATTEMPTS = 3;
 const SHARED_OPEN_RETRY_MS = 50;
+
+export interface EnvironmentOptions {
+  readonly create: boolean;
+  /** Ranges yield views that are valid until the next step, not copies (views.ts). */
+  readonly views?: boolean;
+}
 
 /** An environment that this process has open once, for all who share it. */
 export interface SharedEnvironment {
@@ -71,11 +78,11 @@ async function ensureLockFile(directory: string): Promise<void> {
   }
 }
 
-function openDatabase(directory: string): Environment {
+function openDatabase(directory: string, { views = false }: EnvironmentOptions): Environment {
   try {
     return open<Uint8Array, Uint8Array>(directory, {
+      ...(views ? viewEncoders() : { keyEncoding: 'binary' }),
       noSubdir: false,
-      keyEncoding: 'binary',
       encoding: 'binary',
       overlappingSync: false,
       eventTurnBatching: false,
@@ -101,13 +108,13 @@ function keepFromChildren(): void {
  * Opens the environment in `directory`, creating both if asked. Rejects with `BraidError` DRIVE when it is damaged,
  * cannot be opened, or is absent and not to be created.
  */
-export async function openEnvironment(directory: string, options: { create: boolean }): Promise<Environment> {
+export async function openEnvironment(directory: string, options: EnvironmentOptions): Promise<Environment> {
   if (options.create) await mkdir(directory, { recursive: true });
   const isAbsent = (await checkEnvironment(directory)) === 'absent';
   if (isAbsent && !options.create)
     throw new BraidError('DRIVE', `${directory} holds no store; was it moved, or not mounted?`);
   await ensureLockFile(directory);
-  const database = openDatabase(directory);
+  const database = openDatabase(directory, options);
   try {
     keepFromChildren();
   } catch (error) {

@@ -193,7 +193,7 @@ export class LmdbMetaStoreOpener implements MetaStoreOpener {
     if (options.create) await mkdir(directory, { recursive: true });
     const lock = await lockDirectory(directory);
     try {
-      return new LmdbMetaStore(directory, await openEnvironment(directory, options), lock);
+      return new LmdbMetaStore(directory, await openEnvironment(directory, { ...options, views: true }), lock);
     } catch (error) {
       await lock.release();
       throw error;

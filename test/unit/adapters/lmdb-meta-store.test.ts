@@ -54,6 +54,24 @@ const refusal = { code: 'DRIVE', message: /damaged/ };
 
 t.test('conformance', async (t) => testMetaStore(t, createWorld));
 
+inWorld('a scan makes no arrays for each entry, and shows each as it is', async (t, directory) => {
+  await fill(directory, 5_000);
+  const store = await opener.open(directory, { create: false });
+  const arrays = new Set<Uint8Array>();
+  let entries = 0;
+  store.scan(key(1), (name, value) => {
+    const expected = entries++;
+    arrays.add(name).add(value);
+    if (name.join() !== [1, expected >> 8, expected & 255].join() || !value.every((byte) => byte === (expected & 255)))
+      t.fail(`entry ${expected} is ${name.join()}: ${value.join()}`);
+  });
+  t.equal(entries, 5_000);
+  t.equal(arrays.size, 2, "one view of lmdb's buffer for the keys, one for the values");
+  store.scan(key(2), (name, value) => t.same([name.length, value.length, value[49_999]], [1, 50_000, 9]));
+  t.equal(store.get(key(1, 3, 2))?.[0], 2, 'what is read singly is a copy as before');
+  await store.close();
+});
+
 inWorld('after kill -9 all that was done is there, and every batch is whole', async (t, directory) => {
   const keysPerBatch = 20;
   const rounds = [1, 2, 3];

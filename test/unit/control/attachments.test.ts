@@ -124,6 +124,18 @@ t.test('the status is written when it changes, and only then', async (t) => {
   t.equal((await world.run(world.state.status(id)))?.value.error, 'too few copies');
 });
 
+t.test('a status that could not be written is written later, though nothing changes any more', async (t) => {
+  const { world, nodes, volume, id } = await prepare('status later');
+  const [a] = nodes;
+  await attach(world, a, a, volume);
+  a.store.setReachable(false);
+  a.shard.set(id, { state: 'suspended', reason: 'too few copies' });
+  await world.sleep(2_000); // shorter than the lease
+  t.equal((await world.run(world.state.status(id)))?.value.state, 'serving');
+  a.store.setReachable(true);
+  await world.until('the change is seen', async () => (await world.state.status(id))?.value.state === 'suspended');
+});
+
 t.test('detach: a device in use keeps everything as it is, force does not ask', async (t) => {
   const { world, nodes, volume, id } = await prepare('detach');
   const [a] = nodes;
