@@ -119,7 +119,8 @@ export class ControlRequests {
     this.#raise(volume, this.#highestEpoch(volume), opening);
     if (isBeaten()) return this.#host.answer(op, STATUS.FENCED, NOTHING);
     const opened = await this.#openOnDrives(volume, opening.epoch, segments);
-    await registry.drain(volume); // a CLOSE may have come meanwhile
+    // A CLOSE may have come meanwhile, and may come while this goes on after the wait: looked at again before a session starts.
+    while (volume.ending.size > 0) await registry.drain(volume);
     if (isBeaten()) return this.#host.answer(op, STATUS.FENCED, NOTHING);
 
     // A session of another owner would have been ended when this opening arrived, and none could start since.

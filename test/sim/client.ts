@@ -14,8 +14,14 @@ interface Outstanding {
   readonly offsetBytes: number;
   readonly lengthBytes: number;
   readonly read: PendingRead | null;
+  /** Of a write: FUA. */
+  readonly isDurable: boolean;
+  /** Of a flush: what the oracle said when it was sent. */
+  readonly flushAt: number;
   readonly volume: BlockVolume;
 }
+
+const UNTRACKED = { id: 0, offsetBytes: 0, lengthBytes: 0, read: null, isDurable: false, flushAt: 0 };
 
 export interface ClientOptions {
   /** Extents that the client touches: few, so that operations overlap. */
@@ -77,6 +83,13 @@ export class SimClient {
     for (const extent of this.#options.extents) this.#readAt(volume, extent * EXTENT_BYTES, EXTENT_BYTES);
   }
 
+  /** Frees everything but the first `keep` extents, also what a crash left mapped ahead of a stream where the client never wrote. */
+  trimAllBut(volume: BlockVolume, keep: number): void {
+    const kept = this.#options.extents.slice(0, keep);
+    for (let extent = 0; extent < volume.sizeBytes / EXTENT_BYTES; extent++)
+      if (!kept.includes(extent)) this.#trimAt(volume, extent * EXTENT_BYTES, EXTENT_BYTES);
+  }
+
   /** A range in one extent: mostly whole blocks, sometimes the whole extent, sometimes single sectors. */
   #range(): { offsetBytes: number; lengthBytes: number } {
     const extent = this.#random.pick(this.#options.extents);
@@ -90,9 +103,10 @@ export class SimClient {
     return { offsetBytes: extent * EXTENT_BYTES + first * unit, lengthBytes: Math.min(count, units - first) * unit };
   }
 
-  #track(volume: BlockVolume, entry: Omit<Outstanding, 'volume'>): number {
+  #track(volume: BlockVolume, operation: Partial<Outstanding> & Pick<Outstanding, 'kind'>): number {
     const ticket = this.#nextTicket++;
-    this.#outstanding.set(ticket, { ...entry, volume });
+    const entry = { ...UNTRACKED, ...operation, volume };
+    this.#outstanding.set(ticket, entry);
     this.#options.log(
       `client ${entry.kind} ${entry.id} sectors ${entry.offsetBytes / SECTOR_BYTES}+${entry.lengthBytes / SECTOR_BYTES}`,
     );
@@ -113,19 +127,31 @@ export class SimClient {
     }
     if (within === 0 && lengthBytes % 4096 === 0) node.slab.computeChecksums(buffer, 0, lengthBytes);
     this.#oracle.writeStarted(id, id, offsetBytes, lengthBytes);
-    const ticket = this.#track(volume, { kind: 'write', id, offsetBytes, lengthBytes, read: null });
-    volume.write(ticket, offsetBytes, lengthBytes, buffer, this.#random.chance(0.1));
+    const isDurable = this.#random.chance(0.1);
+    const ticket = this.#track(volume, { kind: 'write', id, offsetBytes, lengthBytes, isDurable });
+    volume.write(ticket, offsetBytes, lengthBytes, buffer, isDurable);
   }
 
   #zero(volume: BlockVolume, trim: boolean): void {
     const range = this.#range();
     const aligned = range.offsetBytes % 4096 === 0 && range.lengthBytes % 4096 === 0;
     if (trim && !aligned) return;
+    if (trim) {
+      this.#trimAt(volume, range.offsetBytes, range.lengthBytes);
+      return;
+    }
+    const ticket = this.#startZeroes(volume, range.offsetBytes, range.lengthBytes);
+    volume.zero(ticket, range.offsetBytes, range.lengthBytes, false, this.#random.chance(0.5));
+  }
+
+  #trimAt(volume: BlockVolume, offsetBytes: number, lengthBytes: number): void {
+    volume.trim(this.#startZeroes(volume, offsetBytes, lengthBytes), offsetBytes, lengthBytes, false);
+  }
+
+  #startZeroes(volume: BlockVolume, offsetBytes: number, lengthBytes: number): number {
     const id = this.#nextWrite++;
-    this.#oracle.writeStarted(id, 0, range.offsetBytes, range.lengthBytes);
-    const ticket = this.#track(volume, { kind: 'write', id, ...range, read: null });
-    if (trim) volume.trim(ticket, range.offsetBytes, range.lengthBytes, false);
-    else volume.zero(ticket, range.offsetBytes, range.lengthBytes, false, this.#random.chance(0.5));
+    this.#oracle.writeStarted(id, 0, offsetBytes, lengthBytes);
+    return this.#track(volume, { kind: 'write', id, offsetBytes, lengthBytes });
   }
 
   #read(volume: BlockVolume): void {
@@ -135,12 +161,12 @@ export class SimClient {
 
   #readAt(volume: BlockVolume, offsetBytes: number, lengthBytes: number): void {
     const read = this.#oracle.readStarted(offsetBytes, lengthBytes);
-    const ticket = this.#track(volume, { kind: 'read', id: 0, offsetBytes, lengthBytes, read });
+    const ticket = this.#track(volume, { kind: 'read', offsetBytes, lengthBytes, read });
     volume.read(ticket, offsetBytes, lengthBytes);
   }
 
   #flush(volume: BlockVolume): void {
-    volume.flush(this.#track(volume, { kind: 'flush', id: 0, offsetBytes: 0, lengthBytes: 0, read: null }));
+    volume.flush(this.#track(volume, { kind: 'flush', flushAt: this.#oracle.flushStarted() }));
   }
 
   #check(read: PendingRead, values: readonly number[]): void {
@@ -176,9 +202,16 @@ export class SimClient {
         this.readsChecked++;
         this.#check(entry.read, values);
       } else this.#oracle.readFailed();
-    } else if (entry.kind === 'write' && status === STATUS.OK) {
+    } else if (status === STATUS.OK) this.#acknowledged(entry);
+    // Fenced: what is under way at the replicas may still happen, until the next owner serves.
+    else if (entry.kind === 'write' && status !== STATUS.FENCED) this.#oracle.writeFailed(entry.id);
+  }
+
+  #acknowledged(entry: Outstanding): void {
+    if (entry.kind === 'flush') this.#oracle.flushAcknowledged(entry.flushAt);
+    else {
       this.acknowledged++;
-      this.#oracle.writeAcknowledged(entry.id);
+      this.#oracle.writeAcknowledged(entry.id, entry.isDurable);
     }
   }
 }

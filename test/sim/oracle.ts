@@ -6,7 +6,10 @@
  * - `pending`: writes that were sent and not acknowledged; each may take effect at any time, once.
  * A read must return a current or pending value (or, if the sector changed meanwhile, one of those in between); what it returned
  * is from then on the only current value: reads never go backwards. When a new owner serves, pending writes of the old one are decided:
- * they become candidates of `current`, so none can take effect later unnoticed.
+ * they become candidates of `current`, so none can take effect later unnoticed. A write that failed is decided at once.
+ *
+ * Power: `recent` is what may be found when every copy has lost power. A write becomes durable with its own acknowledgement (FUA), or by a
+ * FLUSH that was sent after it was known to have taken effect (acknowledged, or read). What ended before a durable write started is gone for good.
  */
 import { SECTOR_BYTES } from '../../daemon/base/units.js';
 
@@ -16,9 +19,18 @@ interface WriteRecord {
   endedAt: number;
 }
 
+/** A write in one sector, and what is known of it there: lost power may have taken a part of it. */
+interface Recent {
+  readonly record: WriteRecord;
+  /** When it was known to have taken effect. */
+  sureAt: number;
+  isDurable: boolean;
+}
+
 interface Sector {
   current: WriteRecord[];
   pending: WriteRecord[];
+  recent: Recent[];
   /** Everything that became possible since the given change. */
   history: { readonly version: number; readonly record: WriteRecord }[];
   version: number;
@@ -34,6 +46,7 @@ export interface PendingRead {
   readonly versions: number[];
 }
 
+const NEVER = Number.POSITIVE_INFINITY;
 const INITIAL: WriteRecord = { value: 0, startedAt: -1, endedAt: -1 };
 
 export class Oracle {
@@ -47,7 +60,8 @@ export class Oracle {
   #sector(index: number): Sector {
     let sector = this.#sectors.get(index);
     if (sector === undefined) {
-      sector = { current: [INITIAL], pending: [], history: [], version: 0 };
+      const recent = [{ record: INITIAL, sureAt: INITIAL.endedAt, isDurable: true }];
+      sector = { current: [INITIAL], pending: [], recent, history: [], version: 0 };
       this.#sectors.set(index, sector);
     }
     return sector;
@@ -55,7 +69,7 @@ export class Oracle {
 
   /** `id` names the write; `value` is what its sectors read back as. */
   writeStarted(id: number, value: number, offsetBytes: number, lengthBytes: number): void {
-    const record: WriteRecord = { value, startedAt: this.#now++, endedAt: Number.POSITIVE_INFINITY };
+    const record = { value, startedAt: this.#now++, endedAt: NEVER };
     const first = offsetBytes / SECTOR_BYTES;
     const count = lengthBytes / SECTOR_BYTES;
     this.#writes.set(id, { record, first, count });
@@ -63,12 +77,14 @@ export class Oracle {
       const sector = this.#sector(index);
       if (this.#readsInFlight === 0) sector.history.length = 0;
       sector.pending.push(record);
+      sector.recent.push({ record, sureAt: NEVER, isDurable: false });
       sector.version++;
       sector.history.push({ version: sector.version, record });
     }
   }
 
-  writeAcknowledged(id: number): void {
+  /** `isDurable`: it was sent with FUA. */
+  writeAcknowledged(id: number, isDurable: boolean): void {
     const write = this.#writes.get(id);
     if (write === undefined) return;
     this.#writes.delete(id);
@@ -82,22 +98,60 @@ export class Oracle {
         ...sector.current.filter((other) => other !== record && other.endedAt > record.startedAt),
       ];
       sector.version++;
+      const recent = sector.recent.find((other) => other.record === record);
+      if (recent !== undefined) {
+        recent.sureAt = record.endedAt;
+        recent.isDurable = isDurable;
+      }
+      if (isDurable) forgetOverwritten(sector);
     }
+  }
+
+  /** It ended with an error: it happened or it did not, and will not happen later. */
+  writeFailed(id: number): void {
+    this.#decide(id);
+    this.#now++;
   }
 
   /** A new owner serves: whatever was pending under the old one is decided. */
   settle(): void {
-    for (const { record, first, count } of this.#writes.values()) {
-      record.endedAt = this.#now;
-      for (let index = first; index < first + count; index++) {
-        const sector = this.#sector(index);
-        sector.pending = sector.pending.filter((other) => other !== record);
-        if (!sector.current.includes(record)) sector.current.push(record);
-        sector.version++;
-      }
-    }
+    for (const id of [...this.#writes.keys()]) this.#decide(id);
     this.#now++;
-    this.#writes.clear();
+  }
+
+  #decide(id: number): void {
+    const write = this.#writes.get(id);
+    if (write === undefined) return;
+    this.#writes.delete(id);
+    const { record, first, count } = write;
+    record.endedAt = this.#now;
+    for (let index = first; index < first + count; index++) {
+      const sector = this.#sector(index);
+      sector.pending = sector.pending.filter((other) => other !== record);
+      if (!sector.current.includes(record)) sector.current.push(record);
+      sector.version++;
+    }
+  }
+
+  /** What to say when it is acknowledged. */
+  flushStarted(): number {
+    return this.#now++;
+  }
+
+  flushAcknowledged(startedAt: number): void {
+    for (const sector of this.#sectors.values()) {
+      for (const recent of sector.recent) if (recent.sureAt < startedAt) recent.isDurable = true;
+      forgetOverwritten(sector);
+    }
+  }
+
+  /** Every copy may have lost what was not flushed: none of it is sure until it is read again. */
+  powerLost(): void {
+    for (const sector of this.#sectors.values()) {
+      for (const recent of sector.recent) if (!recent.isDurable) recent.sureAt = NEVER;
+      sector.current = sector.recent.map(({ record }) => record).filter((record) => !sector.pending.includes(record));
+      sector.version++;
+    }
   }
 
   readStarted(offsetBytes: number, lengthBytes: number): PendingRead {
@@ -139,5 +193,16 @@ export class Oracle {
     const seen = sector.current.filter((record) => record.value === value);
     sector.current = seen.length > 0 ? seen : sector.pending.filter((record) => record.value === value);
     sector.version++;
+    const readAt = this.#now++;
+    if (sector.current.length > 1) return; // several writes of zeros: it is not known which
+    for (const recent of sector.recent)
+      if (recent.record === sector.current[0]) recent.sureAt = Math.min(recent.sureAt, readAt);
   }
+}
+
+/** What ended before a durable write started cannot come back. */
+function forgetOverwritten(sector: Sector): void {
+  const durable = sector.recent.filter(({ isDurable }) => isDurable);
+  const lastStartedAt = Math.max(...durable.map(({ record }) => record.startedAt));
+  sector.recent = sector.recent.filter(({ record }) => record.endedAt >= lastStartedAt);
 }

@@ -5,7 +5,10 @@ import { runScenario } from './scenario.js';
 const OPERATIONS = 300;
 const FRESH_SEEDS = 40;
 
-/** Seeds that once failed, and what was wrong. */
+/**
+ * Seeds that once failed, and what was wrong; in plain runs, as they were then. A change of the code changes what a seed does: 37 and
+ * 231668762 are known to fail still without what was mended, the others are kept as ordinary seeds. The stories guard the mechanisms.
+ */
 const REGRESSIONS: readonly (readonly [number, string])[] = [
   [8, 'a copy that had lost power was trusted over copies that had everything'],
   [231668762, 'a FLUSH lost with its connection was not sent again when the session came back without a copy'],
@@ -17,12 +20,13 @@ const REGRESSIONS: readonly (readonly [number, string])[] = [
   [40, 'a copy that had lost power was trusted over copies that had everything'],
 ];
 
-const replay = (seed: number): string => `replay: npm run sim -- --seed ${seed} --operations ${OPERATIONS} --trace`;
+const replay = (seed: number, flag = ''): string =>
+  `replay: npm run sim -- --seed ${seed} --operations ${OPERATIONS} ${flag} --trace`;
 
 await t.test('seeds that once failed', async (t) => {
   for (const [seed, story] of REGRESSIONS) {
-    const { violation } = await runScenario({ seed, operations: OPERATIONS });
-    t.equal(violation, null, `${story}; ${replay(seed)}`);
+    const { violation } = await runScenario({ seed, operations: OPERATIONS, plain: true });
+    t.equal(violation, null, `${story}; ${replay(seed, '--plain')}`);
   }
 });
 
@@ -32,7 +36,7 @@ await t.test('fresh seeds', async (t) => {
   let acknowledged = 0;
   let readsChecked = 0;
   for (let seed = first; seed < first + FRESH_SEEDS; seed++) {
-    const result = await runScenario({ seed, operations: OPERATIONS });
+    const result = await runScenario({ seed, operations: OPERATIONS, plain: false });
     t.equal(result.violation, null, replay(seed));
     acknowledged += result.acknowledged;
     readsChecked += result.readsChecked;
@@ -41,8 +45,8 @@ await t.test('fresh seeds', async (t) => {
 });
 
 await t.test('the same seed gives the same trace', async (t) => {
-  const first = await runScenario({ seed: 4711, operations: OPERATIONS });
-  const second = await runScenario({ seed: 4711, operations: OPERATIONS });
+  const first = await runScenario({ seed: 4711, operations: OPERATIONS, plain: false });
+  const second = await runScenario({ seed: 4711, operations: OPERATIONS, plain: false });
   t.ok(first.trace.length > OPERATIONS, 'the trace tells what happened');
   t.same(second.trace, first.trace);
 });

@@ -1,14 +1,20 @@
 /**
- * One seed: three nodes, one volume, random client I/O, random faults; then everything is healed and the end state is checked.
+ * One seed: a few nodes, one volume, random client I/O, random faults; then everything is healed and the end state is checked.
  *
  * Faults: kill -9 and power loss of any node (one without power at a time, and the next only when all copies are in sync again, since what was
  * acknowledged but not flushed may be lost with all its copies), links cut one way or both, connections reset, frozen nodes,
- * lost replies of the cluster store, owner moves.
+ * lost replies of the cluster store, owner moves. Some seeds also have those of dimensions.ts; when all nodes lose power at once
+ * only what was flushed has to be there.
  */
 import { asError, BraidError } from '../../daemon/base/errors.js';
+import { EXTENT_BYTES } from '../../daemon/base/units.js';
+import type { BlockVolume } from '../../daemon/ports/block-volume.js';
 import type { VerifyReport } from '../../daemon/ports/shard.js';
 import { POOL_FRONTEND, POOL_INTERNAL, POOL_PEER } from '../../daemon/ports/slab.js';
+import { records } from '../../daemon/protocol/records.js';
+import { storeKeys } from '../../daemon/protocol/store.js';
 import { SimClient } from './client.js';
+import { drawDimensions, PLAIN, TIGHT_EXTENTS, type Dimensions, type ExtraFaults } from './dimensions.js';
 import { Oracle } from './oracle.js';
 import { settled, SimWorld } from './world/sim-world.js';
 import type { SimRandom } from './world/sim-random.js';
@@ -17,6 +23,8 @@ export interface ScenarioOptions {
   readonly seed: number;
   /** Client operations before healing begins. */
   readonly operations: number;
+  /** Without the dimensions of dimensions.ts. */
+  readonly plain: boolean;
 }
 
 export interface ScenarioResult {
@@ -36,7 +44,7 @@ const HEAL_LIMIT_MS = 120_000;
 const POWER_LOSS_APART_MS = 18_000;
 
 /** Weights of the faults in this run: some runs see only some of them (swarm testing). */
-type Faults = Record<'kill' | 'power' | 'cut' | 'reset' | 'freeze' | 'move', number>;
+type Faults = Record<'kill' | 'power' | 'cut' | 'reset' | 'freeze' | 'move', number> & ExtraFaults;
 
 class Scenario {
   readonly #world: SimWorld;
@@ -44,6 +52,7 @@ class Scenario {
   readonly #oracle = new Oracle();
   readonly #client: SimClient;
   readonly #options: ScenarioOptions;
+  readonly #dimensions: Dimensions;
   readonly #faults: Faults;
   readonly #pauseMs: number;
   #owner = 0;
@@ -51,13 +60,19 @@ class Scenario {
   #lastPowerLossMs = Number.NEGATIVE_INFINITY;
   #healing = false;
   #faultCount = 0;
+  /** Where `#makeRoom` did so last. */
+  #roomyVolume: BlockVolume | null = null;
   #failure: Error | null = null;
 
   constructor(options: ScenarioOptions) {
     this.#options = options;
-    const setup = new SimWorld(options.seed).random.fork('setup');
+    const { random } = new SimWorld(options.seed);
+    const setup = random.fork('setup');
     const stripeWidth = setup.pick([1, 2]);
-    this.#world = new SimWorld(options.seed, { stripeWidth, loseStoreReply: setup.pick([0, 0.05]) });
+    const loseStoreReply = setup.pick([0, 0.05]);
+    this.#dimensions = options.plain ? PLAIN : drawDimensions(random.fork('dimensions'));
+    this.#world = new SimWorld(options.seed, { stripeWidth, loseStoreReply, ...this.#dimensions.world });
+    if (!options.plain) this.#world.log(JSON.stringify(this.#dimensions));
     this.#random = this.#world.random.fork('scenario');
     const weight = (): number => (this.#random.chance(0.6) ? this.#random.between(0, 1) : 0);
     this.#faults = {
@@ -67,6 +82,7 @@ class Scenario {
       reset: weight(),
       freeze: weight(),
       move: weight(),
+      ...this.#dimensions.faults,
     };
     this.#pauseMs = this.#random.pick([100, 400, 1_500]);
     const extents = [0, 1, 2, 8, 9, 40].slice(0, 2 + this.#random.below(5));
@@ -196,7 +212,7 @@ class Scenario {
   // ---- the client
 
   #work(): void {
-    this.#world.clock.after(this.#random.between(0.1, 3), () => {
+    this.#world.clock.after(this.#random.between(0.1, 3) * this.#dimensions.pace, () => {
       this.#guard(() => {
         const { served } = this.#world;
         if (served?.node.alive === true && !this.#isFrozen(served.node)) this.#client.start(served.volume, served.node);
@@ -207,6 +223,9 @@ class Scenario {
   }
 
   readonly #frozen = new Set<object>();
+  /** Drives that are full or have I/O errors now: one of each at a time. */
+  #full: object | null = null;
+  #broken: object | null = null;
 
   #isFrozen(node: object): boolean {
     return this.#frozen.has(node);
@@ -257,6 +276,15 @@ class Scenario {
       case 'move':
         this.#owner = index;
         world.log(`operator moves the volume to ${node.setup.id}`);
+        return;
+      case 'blackout':
+        this.#blackout();
+        return;
+      case 'full':
+        this.#fill(index);
+        return;
+      case 'broken':
+        this.#break(index);
     }
   }
 
@@ -279,9 +307,76 @@ class Scenario {
     // The owner must have noticed the last loss before "in sync" says anything.
     if (this.#world.clock.nowMs() - this.#lastPowerLossMs < POWER_LOSS_APART_MS) return;
     const volumes = await served.node.shard.servedVolumes();
-    if (volumes.some(({ segmentsDegraded }) => segmentsDegraded > 0) || nodes.some((node) => !node.alive)) return;
+    const whole = volumes.every(({ segmentsDegraded }) => segmentsDegraded === 0);
+    if (!whole || !this.#isRecordedWhole() || nodes.some((node) => !node.alive)) return;
+    // A drive in trouble may be about to be dropped for the one that would lose power.
+    if (this.#full !== null || this.#broken !== null) return;
+    if (this.#dimensions.isTight && volumes.some(({ state }) => state !== 'serving')) return;
     this.#lastPowerLossMs = this.#world.clock.nowMs();
     this.#crash(index, true);
+  }
+
+  /** All at once, whatever state the copies are in: what was flushed has to be there, the rest may be lost. */
+  #blackout(): void {
+    const { nodes, clock } = this.#world;
+    if (this.#frozen.size > 0) return;
+    this.#lastPowerLossMs = clock.nowMs();
+    nodes.forEach((_, index) => {
+      this.#crash(index, true);
+    });
+    this.#oracle.powerLost();
+  }
+
+  /** Nothing more fits the file system below one drive, for a while. */
+  #fill(index: number): void {
+    const { clock, nodes } = this.#world;
+    if (this.#full !== null) return;
+    const media = this.#world.media(index);
+    this.#full = media;
+    media.isFull = true;
+    this.#world.log(`the drive of ${nodes[index]?.setup.id ?? ''} is full`);
+    clock.after(this.#random.pick([50, 800, 4_000]), () => {
+      this.#world.log('the drive has space again');
+      media.isFull = false;
+      this.#full = null;
+    });
+  }
+
+  /** Operations of one kind fail on a part of the drive, or on all of it; later it is well, and the agent opens it anew. */
+  #break(index: number): void {
+    const { clock, nodes } = this.#world;
+    if (this.#broken !== null) return;
+    const media = this.#world.media(index);
+    this.#broken = media;
+    const kind = this.#random.pick(['read', 'write', 'flush', 'any'] as const);
+    const slots = this.#random.pick([1, 4, media.sizeBytes / EXTENT_BYTES]);
+    media.fail(kind, 0, (1 + slots) * EXTENT_BYTES); // slot 0 is never used
+    this.#world.log(`the drive of ${nodes[index]?.setup.id ?? ''} fails: ${kind} on ${slots} slots`);
+    clock.after(this.#random.pick([200, 2_000, 6_000]), () => {
+      this.#world.log('the drive is well again');
+      media.repair();
+      this.#reopen(index);
+    });
+  }
+
+  /** A failed drive stays failed until its agent restarts; one that is stopped restarts when it goes on. */
+  #reopen(index: number): void {
+    const node = this.#world.nodes[index];
+    if (node !== undefined && this.#isFrozen(node)) {
+      this.#world.clock.after(500, () => {
+        this.#reopen(index);
+      });
+      return;
+    }
+    this.#broken = null;
+    this.#crash(index, false);
+  }
+
+  /** By the cluster store: the owner may not have heard yet of a drop that it has committed. */
+  #isRecordedWhole(): boolean {
+    const { storeState, volumeId } = this.#world;
+    const { entries } = storeState.list(storeKeys.segments(volumeId));
+    return entries.every(({ key, value }) => records.segment.decode(key, value).replicas.every(({ inSync }) => inSync));
   }
 
   #restart(index: number): void {
@@ -331,7 +426,8 @@ class Scenario {
     const world = this.#world;
     this.#healing = true;
     world.log('healing');
-    await world.runUntil(() => this.#frozen.size === 0, 10_000);
+    const areWell = (): boolean => this.#frozen.size === 0 && this.#full === null && this.#broken === null;
+    await world.runUntil(areWell, 20_000);
     world.fabric.healAll();
     for (let index = 0; index < world.options.nodes; index++) this.#restart(index);
     const clean = await this.#untilClean();
@@ -344,7 +440,7 @@ class Scenario {
       throw new Error('reads never end');
     const report = await this.#verify(served.node.shard);
     if (report.differences.length > 0) throw new Error(`replicas differ: ${JSON.stringify(report.differences)}`);
-    if (report.copiesMin !== 3) throw new Error(`only ${report.copiesMin} copies are in sync`);
+    if (report.copiesMin !== world.options.replicas) throw new Error(`only ${report.copiesMin} copies are in sync`);
     await world.runUntil(() => false, 100);
     this.#checkBuffers();
   }
@@ -367,12 +463,22 @@ class Scenario {
     while (world.clock.nowMs() < endMs && this.#failure === null) {
       await world.runUntil(() => this.#failure !== null, 500);
       const node = world.served?.node;
-      if (node?.alive !== true || this.#client.inFlight > 0) continue;
+      if (node?.alive !== true) continue;
+      this.#makeRoom();
+      if (this.#client.inFlight > 0) continue;
       const volume = (await node.shard.servedVolumes()).find(({ volumeId }) => volumeId === world.volumeId);
       const whole = volume?.segmentsDegraded === 0;
       if (volume?.state === 'serving' && whole && node.shard === world.nodes[this.#owner]?.shard) return true;
     }
     return false;
+  }
+
+  /** Where one drive is too small for all extents its copy cannot be made equal before some are freed. */
+  #makeRoom(): void {
+    const { served } = this.#world;
+    if (!this.#dimensions.isTight || served === null || served.volume === this.#roomyVolume) return;
+    this.#roomyVolume = served.volume;
+    this.#client.trimAllBut(served.volume, TIGHT_EXTENTS);
   }
 
   #checkBuffers(): void {

@@ -252,6 +252,24 @@ t.test('CLOSE ends the session after its operations', async (t) => {
   await world.close();
 });
 
+t.test('a CLOSE at any moment of an OPEN of the same owner leaves one session or none (invariant 6)', async (t) => {
+  // What an OPEN without anything to persist does is a chain of promises: the CLOSE comes between any two of them.
+  for (let steps = 0; steps < 40; steps++) {
+    const world = await World.create();
+    const owner = await world.opened();
+    const open = owner.send(OPCODE.OPEN, { payload: owner.openPayload(1, [{}]) });
+    for (let step = 0; step < steps; step++) await Promise.resolve();
+    const close = owner.send(OPCODE.CLOSE);
+    t.equal((await owner.reply(close)).frame.status, STATUS.OK);
+    const reply = await owner.reply(open);
+    t.equal(reply.frame.status, STATUS.OK);
+    const { session } = braid.OpenReply.decode(reply.payload);
+    const isKept = world.server.load().sessions === 1;
+    t.equal(isKept, session !== owner.session, 'the session that was opened, unless the CLOSE came after it');
+    await world.close();
+  }
+});
+
 t.test('malformed and out-of-range requests are refused and change nothing', async (t) => {
   const world = await World.create();
   const owner = await world.opened({ sizeBytes: 16 * MIB });
