@@ -12,6 +12,7 @@ import { StoreProxy } from './adapters/store-proxy.js';
 import { UringEngine } from './adapters/uring.js';
 import { must } from './base/assert.js';
 import { Shard } from './dataplane/shard.js';
+import { limits } from './base/limits.js';
 import { NbdServer } from './frontend/nbd/server.js';
 import type { ShardAddresses, ShardOptions } from './ports/shard.js';
 
@@ -27,7 +28,8 @@ function start(options: ShardOptions, rpc: RpcEndpoint<MainMethods>): void {
   const log = createLog(options.logLevel).child({ shard: options.shardIndex });
   const loopDelay = monitorEventLoopDelay({ resolution: LOOP_DELAY_PERIOD_MS });
   loopDelay.enable();
-  const nbd = new NbdServer({ transport: engine.nbd, slab: engine.slab, clock, log });
+  const frontendBytes = options.slabBytes * limits.slabFrontendShare;
+  const nbd = new NbdServer({ transport: engine.nbd, slab: engine.slab, frontendBytes, clock, log });
   engine.setNbdHandler(nbd);
   const shard = new Shard({
     ...options,

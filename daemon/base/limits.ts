@@ -66,6 +66,13 @@ export const limits = {
    */
   nbdUnsentBytesPerConnectionMax: 4 * MIB,
   /**
+   * And what a connection may have while more than half of that pool is in use: two pieces. Clients that take nothing so hold half of it,
+   * and 24 MiB / 256 KiB = 96 of them are needed to use up the other half.
+   */
+  nbdUnsentBytesAssured: 256 * KIB,
+  /** How soon a READ that waits for room in the pool looks again, where nothing else tells. */
+  nbdThrottleTickMs: 10,
+  /**
    * A connection whose peer takes nothing for this long while something is sent to it is closed. A call sends 1 MiB at most, so a client
    * must take 35 KiB/s. Between agents heartbeats find out sooner, but not about a peer that still sends.
    */
@@ -83,6 +90,8 @@ export const limits = {
 
   /** Slab of one shard; quotas by purpose so that one cannot starve another (ports/slab.ts). */
   slabBytes: 96 * MIB,
+  /** Share of the front-end pool, as in native/core/slab.cc. */
+  slabFrontendShare: 0.5,
 
   /** Hot regions per drive: 4,096 x 4 MiB = 16 GiB of data being written; 4 KiB of checksums each = 16 MiB of memory. */
   hotRegionsPerDriveMax: 4_096,
@@ -142,6 +151,7 @@ assert(
 );
 assert(limits.nbdRequestBytesMax % limits.payloadBytesMax === 0, 'large requests cut into whole extents');
 assert(limits.nbdUnsentBytesPerConnectionMax >= 2 * limits.payloadBytesMax, 'half of it is at least one piece');
+assert(limits.nbdUnsentBytesAssured >= 2 * limits.payloadBytesMax, 'a READ without fragments is two pieces at most');
 assert(limits.heartbeatTimeoutMs >= 3 * limits.heartbeatIntervalMs, 'one lost heartbeat is not a failure');
 assert(limits.leaseTtlMs > limits.leaseRenewMs + limits.leaseMarginMs, 'a lease survives one missed renewal');
 assert(limits.hotRegionsPressure < limits.hotRegionsPerDriveMax, 'pressure is felt before the activity log is full');

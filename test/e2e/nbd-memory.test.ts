@@ -126,7 +126,8 @@ async function start(t: Test): Promise<World> {
   const directory = await mkdtemp(join(tmpdir(), 'braid-nbd-'));
   const engine = UringEngine.start({ slabBytes: SLAB_BYTES });
   const { slab, nbd: transport } = engine;
-  const server = new NbdServer({ transport, slab, clock: new SystemClock(), log: createLog('warn') });
+  const frontendBytes = SLAB_BYTES * limits.slabFrontendShare;
+  const server = new NbdServer({ transport, slab, frontendBytes, clock: new SystemClock(), log: createLog('warn') });
   engine.setNbdHandler(server);
   slab.onAvailable = (pool) => server.onSlabAvailable(pool);
   const volume = new MemoryVolume(slab);

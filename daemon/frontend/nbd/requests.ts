@@ -42,6 +42,7 @@ export interface ExportRequestsOptions {
   readonly readOnly: boolean;
   readonly transport: NbdTransport;
   readonly slab: Slab;
+  readonly frontendBytes: number;
   readonly clock: Clock;
   /** An extent of zeros; stays the caller's. */
   readonly zeroes: BufferId;
@@ -81,7 +82,8 @@ export class ExportRequests implements BlockVolumeHandler, RequestSink {
     this.#closer = options.closer;
     this.#replies = new ReplyWriter(options.transport, options.slab, options.zeroes, this.#requests, this.#pieces);
     this.#order = new ReplyOrder(this.#requests);
-    this.#throttle = new ReadThrottle(options.transport, this.#requests);
+    const onTick = (): void => this.#resumeAll();
+    this.#throttle = new ReadThrottle({ ...options, onTick }, this.#requests);
     options.volume.setHandler(this);
   }
 
@@ -252,6 +254,14 @@ export class ExportRequests implements BlockVolumeHandler, RequestSink {
     for (let row = this.#throttle.next(connection, false); row !== NONE; row = this.#throttle.next(connection, false)) {
       this.#advance(row);
     }
+  }
+
+  /** The pool may have room again for those that it has stopped. */
+  #resumeAll(): void {
+    const r = this.#requests;
+    for (let row = 0; row < r.capacity; row++)
+      if (r.state[row] === REQUEST_STATE.THROTTLED) this.#resume(must(r.owner[row], 'owner of a throttled request'));
+    this.pump();
   }
 
   #open(connection: NbdConnection, request: NbdRequest): number {

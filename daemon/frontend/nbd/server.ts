@@ -26,6 +26,8 @@ import type { ExportStats } from './stats.js';
 export interface NbdServerOptions {
   readonly transport: NbdTransport;
   readonly slab: Slab;
+  /** Size of the slab's front-end pool. */
+  readonly frontendBytes: number;
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -49,6 +51,7 @@ interface Export {
 export class NbdServer implements NbdTransportHandler, ExportDirectory {
   readonly #transport: NbdTransport;
   readonly #slab: Slab;
+  readonly #frontendBytes: number;
   readonly #clock: Clock;
   readonly #log: Log;
   readonly #zeroes: BufferId;
@@ -59,6 +62,7 @@ export class NbdServer implements NbdTransportHandler, ExportDirectory {
   constructor(options: NbdServerOptions) {
     this.#transport = options.transport;
     this.#slab = options.slab;
+    this.#frontendBytes = options.frontendBytes;
     this.#clock = options.clock;
     this.#log = options.log;
     this.#zeroes = options.slab.alloc(EXTENT_BYTES, POOL_INTERNAL);
@@ -85,6 +89,7 @@ export class NbdServer implements NbdTransportHandler, ExportDirectory {
       readOnly: options.readOnly,
       transport: this.#transport,
       slab: this.#slab,
+      frontendBytes: this.#frontendBytes,
       clock: this.#clock,
       zeroes: this.#zeroes,
       closer: { close: (connection, reason) => this.#close(connection, reason) },

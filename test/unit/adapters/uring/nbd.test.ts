@@ -1,13 +1,18 @@
 import { existsSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import { once } from 'node:events';
 import t from 'tap';
 import type { UringEngine } from '../../../../daemon/adapters/uring.js';
+import { SystemClock } from '../../../../daemon/adapters/clock.js';
 import { limits } from '../../../../daemon/base/limits.js';
+import { EXTENT_BYTES, MIB } from '../../../../daemon/base/units.js';
+import { NbdServer } from '../../../../daemon/frontend/nbd/server.js';
 import { NbdRequest, type NbdTransportHandler } from '../../../../daemon/ports/nbd-transport.js';
 import { NO_BUFFER, POOL_FRONTEND, type BufferId } from '../../../../daemon/ports/slab.js';
-import { crc32c, RawClient, scratch, TestEngine } from './support.js';
+import { silentLog, TestVolume } from '../../frontend/nbd/doubles.js';
+import { handshakeBytes } from '../../frontend/nbd/harness.js';
+import { crc32c, RawClient, scratch, SLAB_BYTES, TestEngine } from './support.js';
 
 const READ = 0;
 const WRITE = 1;
@@ -188,6 +193,7 @@ t.test('an exhausted pool holds writes back until there is room', async (t) => {
   const { slab } = local.engine;
   const hoard: number[] = [];
   for (let buffer; (buffer = slab.alloc(131_072, POOL_FRONTEND)) !== NO_BUFFER;) hoard.push(buffer);
+  t.equal(hoard.length * EXTENT_BYTES, SLAB_BYTES * limits.slabFrontendShare);
   client.socket.write('HELLO');
   client.socket.write(Buffer.concat([requestBytes(WRITE, 1, 0n, 8192), Buffer.alloc(8192, 1)]));
   await local.until(() => local.engine.stats().poolWaits === 1);
@@ -196,6 +202,55 @@ t.test('an exhausted pool holds writes back until there is room', async (t) => {
   for (const buffer of [...hoard, recorder.requests[0]?.buffer as number]) slab.release(buffer);
   t.equal(local.usedBytes(), 0);
   await local.engine.stop();
+});
+
+t.test('clients that take no replies leave room for those that do', async (t) => {
+  const DEAF = 12;
+  const HANDSHAKE_BYTES = 18 + 32 + 34 + 20; // greeting; export, block sizes and acknowledgement of NBD_OPT_GO
+  const slabBytes = 32 * MIB;
+  const local = new TestEngine(slabBytes);
+  const { engine } = local;
+  const frontendBytes = slabBytes * limits.slabFrontendShare;
+  const server = new NbdServer({
+    transport: engine.nbd,
+    slab: engine.slab,
+    frontendBytes,
+    clock: new SystemClock(),
+    log: silentLog,
+  });
+  engine.setNbdHandler(server);
+  engine.slab.onAvailable = (pool) => server.onSlabAvailable(pool);
+  const volume = new TestVolume(engine.slab, 32 * EXTENT_BYTES).fill();
+  volume.isImmediate = true;
+  volume.frontendBytes = frontendBytes;
+  server.addExport('disk', volume, { readOnly: false, description: '', uuid: 'u-1' });
+  const { port } = engine.listenNbdTcp('127.0.0.1', 0);
+  const reads = (count: number): Buffer =>
+    Buffer.concat(
+      Array.from({ length: count }, (_, cookie) =>
+        requestBytes(READ, cookie, BigInt((cookie % 32) * EXTENT_BYTES), EXTENT_BYTES),
+      ),
+    );
+  const deaf = Array.from({ length: DEAF }, () => connect(port, '127.0.0.1').pause());
+  for (const socket of deaf)
+    socket.write(Buffer.concat([handshakeBytes('simple', 'disk'), reads(limits.nbdRequestsPerConnectionMax)]));
+  await local.until(() => engine.slab.usedBytes(POOL_FRONTEND) > frontendBytes / 2);
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  const client = new RawClient(port);
+  client.socket.write(handshakeBytes('simple', 'disk'));
+  await client.read(HANDSHAKE_BYTES);
+  const payload = Buffer.alloc(EXTENT_BYTES, 5);
+  client.socket.write(Buffer.concat([requestBytes(WRITE, 1, 0n, EXTENT_BYTES), payload, reads(64)]));
+  t.equal((await client.read(16)).readUInt32BE(4), 0, 'it writes');
+  t.equal((await client.read(64 * (16 + EXTENT_BYTES))).length, 64 * (16 + EXTENT_BYTES), 'and reads');
+  const taken = deaf.map(() => 0);
+  for (const [index, socket] of deaf.entries())
+    socket.on('data', (chunk) => (taken[index] = (taken[index] ?? 0) + chunk.length)).resume();
+  const total = HANDSHAKE_BYTES + limits.nbdRequestsPerConnectionMax * (16 + EXTENT_BYTES);
+  await local.until(() => taken.every((bytes) => bytes === total)); // those that listen again get all of it
+  await local.until(() => engine.slab.usedBytes(POOL_FRONTEND) === 0);
+  for (const socket of [...deaf, client.socket]) socket.destroy();
+  await engine.stop();
 });
 
 t.test('what is no NBD request closes the connection with a reason', async (t) => {

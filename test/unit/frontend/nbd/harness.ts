@@ -43,12 +43,18 @@ export class Harness {
   readonly server: NbdServer;
   readonly volume: TestVolume;
 
-  constructor(options: { sizeBytes?: number; readOnly?: boolean; slabBytes?: number } = {}) {
+  constructor(options: { sizeBytes?: number; readOnly?: boolean; slabBytes?: number; frontendBytes?: number } = {}) {
     const quotaBytes = [options.slabBytes ?? FRONTEND_BYTES, 4096, EXTENT_BYTES] as const;
     this.slab = new SimSlab({ clock: this.clock, quotaBytes });
     this.transport = new TestTransport(this.slab);
     const { transport, slab, clock } = this;
-    this.server = new NbdServer({ transport, slab, clock, log: silentLog });
+    this.server = new NbdServer({
+      transport,
+      slab,
+      frontendBytes: options.frontendBytes ?? Infinity,
+      clock,
+      log: silentLog,
+    });
     this.transport.handler = this.server;
     this.slab.onAvailable = (pool) => this.server.onSlabAvailable(pool);
     this.volume = new TestVolume(this.slab, options.sizeBytes ?? 8 * MIB);

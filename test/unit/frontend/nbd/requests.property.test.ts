@@ -162,7 +162,8 @@ t.test('property: a small slab slows things down, and stops nothing', async (t) 
   const ofSimpleClients = steps(ask(READS), ask(READS), ask(READS), end(false));
   fc.assert(
     fc.property(ofSimpleClients, (list) => {
-      const h = new Harness({ sizeBytes: SIZE, slabBytes: 6 * 128 * KIB });
+      const slabBytes = 6 * 128 * KIB;
+      const h = new Harness({ sizeBytes: SIZE, slabBytes, frontendBytes: slabBytes });
       h.volume.fill();
       const clients = KINDS.map((kind) => h.connect(kind));
       const world: World = { h, clients, asked: [] };
@@ -172,6 +173,7 @@ t.test('property: a small slab slows things down, and stops nothing', async (t) 
       for (let round = 0; round < 10_000 && (h.volume.pending.length > 0 || round < 2); round++) {
         if (h.volume.pending.length > 0) h.volume.end(h.volume.pending.length - 1);
         h.server.onSlabAvailable(POOL_FRONTEND);
+        h.clock.advance(limits.nbdThrottleTickMs);
       }
       h.checkNoLeak();
       for (const { client, cookie } of world.asked) check(client.reply(cookie)?.error === 0, 'success');

@@ -95,6 +95,29 @@ t.test('a read that is sent as a whole goes on when it has begun', async (t) => 
   h.checkNoLeak();
 });
 
+t.test('while the pool is short, a connection has less of it, and more as soon as it is not', async (t) => {
+  const h = new Harness({ frontendBytes: 2 * MIB });
+  h.volume.fill();
+  const client = h.connect('structured');
+  const other = h.connect('structured');
+  client.isTaking = false;
+  const before = other.ask(READ, 0, MIB + EXTENT_BYTES);
+  t.equal(h.volume.pending.length, 9, 'more than half of the pool');
+  const cookie = client.ask(READ, 0, MIB);
+  t.equal((h.volume.pending.length - 9) * EXTENT_BYTES, limits.nbdUnsentBytesAssured);
+  while (h.volume.pending.length > 9) h.volume.end(9);
+  h.volume.endAll();
+  h.check();
+  t.equal(other.data(before).length, MIB + EXTENT_BYTES);
+  t.equal(client.reply(cookie), null, 'nothing tells that there is room');
+  h.clock.advance(limits.nbdThrottleTickMs);
+  h.volume.endAll();
+  t.equal(client.data(cookie).length, MIB);
+  t.equal(h.clock.timerCount, 0, 'nobody looks when nobody waits');
+  client.unsentBytes = 0;
+  h.checkNoLeak();
+});
+
 t.test('a write of several pieces is refused as a whole before any of it is written', async (t) => {
   const h = new Harness();
   const client = h.connect('structured');
