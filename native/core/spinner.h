@@ -10,7 +10,7 @@ namespace braid {
 
 class Spinner {
  public:
-  static constexpr int64_t WINDOW_MAX_NS = 120000;
+  static constexpr int64_t WINDOW_MAX_NS = 200000;  // KVM's, too
   static constexpr int64_t WINDOW_START_NS = 20000;
 
   int64_t windowNs() const { return windowNs_; }
