@@ -219,7 +219,7 @@ export class Copier {
       throw new BraidError('UNAVAILABLE', `flushing the new copy failed with ${statusName(reply.status)}`);
   }
 
-  /** The log entries that the resync left at the replica are from now on cooled with all others. */
+  /** The copy's log learns that it has everything; the entries that the resync left there are from now on cooled with all others. */
   async #adoptHotRegions(segment: Segment, replica: Replica): Promise<void> {
     await this.#membership.reopen(replica.session, [segment]);
     const { regions } = this.#options;
@@ -286,7 +286,13 @@ export class Copier {
   /** When none of its regions is dirty any more, all in-sync copies of a segment have everything. */
   #settleSegment(index: number): void {
     if (this.#options.regions.hasDirty(index)) return;
-    for (const replica of this.#options.segments[index]?.replicas ?? []) replica.uncertain = false;
+    const segment = this.#options.segments[index];
+    if (segment === undefined) return;
+    for (const replica of segment.replicas) {
+      replica.uncertain = false;
+      replica.isEqualized ||= replica.state === 'in-sync' && replica.ready;
+    }
+    this.#membership.vouch(segment);
   }
 
   /** True when all in-sync copies of the region are connected and equal. */

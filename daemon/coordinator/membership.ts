@@ -183,13 +183,17 @@ export class Membership {
     const request = {
       volumeId,
       epoch,
-      segments: segments.map((segment) => ({
-        index: segment.index,
-        driveId: segment.replicas.find((replica) => replica.session === session)?.driveId ?? '',
-        generation: segment.generation,
-        sizeBytes: segmentBytes,
-        layout: records.segment.encode(recordOf(segment)),
-      })),
+      segments: segments.map((segment) => {
+        const replica = segment.replicas.find((candidate) => candidate.session === session);
+        return {
+          index: segment.index,
+          driveId: replica?.driveId ?? '',
+          generation: segment.generation,
+          sizeBytes: segmentBytes,
+          layout: records.segment.encode(recordOf(segment)),
+          certain: replica !== undefined && isCertain(replica),
+        };
+      }),
     };
     const reply = await session.peer.call(OPCODE.OPEN, 0, 0, braid.OpenRequest.encode(request).finish());
     if (reply.status === STATUS.FENCED)
@@ -219,6 +223,8 @@ export class Membership {
       const state = opened.get(segment.index);
       replica.opened = state?.status === STATUS.OK;
       replica.hotRegions = state?.hotRegions ?? [];
+      replica.logIsUncertain = state?.uncertain === true;
+      replica.isEqualized &&= !restarted;
       if (!this.#serving) replica.uncertain = state?.uncertain === true;
       touched.add(segment);
       // A new incarnation may have lost writes that were acknowledged and not flushed, unless no other copy can tell.
@@ -234,6 +240,7 @@ export class Membership {
     for (const segment of touched) segment.refresh();
     events.sessionReady(session);
     events.progressed();
+    if (this.#serving) for (const segment of touched) this.vouch(segment);
     if (lost.length > 0 && this.#serving)
       void this.#drop(lost, restarted ? 'its agent was restarted' : 'its drive cannot be opened');
   }
@@ -251,7 +258,25 @@ export class Membership {
       if (segment === undefined || replica === undefined) continue;
       replica.opened = state.status === STATUS.OK && !replica.suspect;
       replica.hotRegions = state.hotRegions ?? [];
+      replica.logIsUncertain = state.uncertain === true;
       segment.refresh();
+    }
+  }
+
+  /**
+   * Has the activity logs of the copies that are known to have everything say so. After the next failure they are all that a new owner has to
+   * go by: a copy that still seems uncertain would be no better than one that has lost something since.
+   */
+  vouch(segment: Segment): void {
+    const { context, volumeName } = this.#options;
+    for (const replica of segment.replicas) {
+      if (!replica.logIsUncertain || !isCertain(replica)) continue;
+      const { session } = replica;
+      this.reopen(session, [segment]).catch((error: unknown) => {
+        // It went away, and is asked again when it is back.
+        const details = { volume: volumeName, peer: session.peer.name, error: asError(error).message };
+        context.log.warn(details, 'cannot renew the activity log of a copy');
+      });
     }
   }
 
@@ -453,6 +478,7 @@ export class Membership {
     for (const { replica, toInSync } of changes) {
       replica.state = toInSync ? 'in-sync' : 'stale';
       replica.uncertain = false;
+      replica.isEqualized = toInSync && !replica.suspect;
       replica.joining = false;
       replica.suspect &&= toInSync; // one that lost power while it joined is in the set now, and has to leave it
       replica.syncedGeneration = toInSync ? 0 : segment.generation;
@@ -494,6 +520,12 @@ export class Membership {
       for (const replica of segment.replicas) if (replica.session === session) visit(segment, replica);
     }
   }
+}
+
+/** It has everything, and its node has not lost power since: its session is with the very process that was known to have it. */
+function isCertain({ state, isEqualized, suspect, session }: Replica): boolean {
+  const isSameProcess = session.open && session.peer.ready && session.incarnation === session.peer.incarnation;
+  return state === 'in-sync' && isEqualized && !suspect && isSameProcess;
 }
 
 function recordOf(segment: Segment): SegmentRecord {

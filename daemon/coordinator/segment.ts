@@ -88,6 +88,10 @@ export class Replica {
   hotRegions: readonly number[] = [];
   /** It may lack acknowledged writes that were not flushed when its node lost power; cleared when its regions are reconciled. */
   uncertain = false;
+  /** So its activity log said when it was opened last; it goes on saying so until the owner renews it, or its regions cool. */
+  logIsUncertain = false;
+  /** This owner's reconcile or resync has made it equal to the others, and the same process has had it since. */
+  isEqualized = false;
   /** The commit that makes it in-sync is under way: it may count already, so what it misses is not acknowledged. */
   joining = false;
   /** Its node lost power while it was in sync: it is not used before it was dropped and made equal. */

@@ -12,6 +12,11 @@ import type { MetaOperation } from '../ports/meta-store.js';
 import type { ChecksumTable } from './checksums.js';
 import { REGION, type Replica } from './replica.js';
 
+export interface RenewedRegion {
+  readonly replica: Replica;
+  readonly region: number;
+}
+
 export class ActivityLog {
   readonly regionsMax: number;
   readonly #checksums: ChecksumTable;
@@ -55,6 +60,15 @@ export class ActivityLog {
   /** The commit that put it there is durable. */
   activated(replica: Replica, region: number): void {
     if (replica.regionStates[region] === REGION.ACTIVATING) replica.setRegionState(region, REGION.HOT);
+  }
+
+  /** With this commit the replica's entries from earlier boots become entries of this one: it was made equal since. */
+  renew(replica: Replica, operations: MetaOperation[]): RenewedRegion[] {
+    const regions = replica.uncertainRegions().filter((region) => replica.regionStates[region] === REGION.HOT);
+    for (const region of regions) {
+      operations.push({ key: activityKey(replica.volume, replica.segment, region), value: this.#bootId });
+    }
+    return regions.map((region) => ({ replica, region }));
   }
 
   /** The owner orders it to cool; writes that come now wait until it is cold. */

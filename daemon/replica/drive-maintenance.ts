@@ -9,7 +9,7 @@ import { activityKey, epochKey, extentKey, freedKey, layoutKey } from '../format
 import { decodeEpoch, decodeLayout, encodeEpoch, encodeLayout } from '../format/records.js';
 import type { MetaOperation, MetaStore } from '../ports/meta-store.js';
 import { STATUS, type Status } from '../protocol/frame.js';
-import type { ActivityLog } from './activity-log.js';
+import type { ActivityLog, RenewedRegion } from './activity-log.js';
 import type { ChecksumTable } from './checksums.js';
 import type { Committer } from './committer.js';
 import type { DriveIo } from './drive-io.js';
@@ -35,6 +35,8 @@ export interface SegmentToOpen {
   readonly generation: number;
   /** Encoded `Segment` record. */
   readonly layout: Uint8Array;
+  /** It has everything: what its activity log says of lost power is over. */
+  readonly certain: boolean;
 }
 
 export interface RegionsToCool {
@@ -67,23 +69,27 @@ export class DriveMaintenance {
     epoch: number,
     segments: readonly SegmentToOpen[],
   ): Promise<(Replica | null)[] | null> {
-    const { meta, committer, replicas } = this.#parts;
+    const { activity, meta, committer, replicas } = this.#parts;
     const seen = this.epochOf(volume);
     assert(seen <= epoch, 'a lower epoch was refused before (invariant 2)');
     const opened = segments.map((segment) => {
       const replica = replicas.get(replicaKey(volumeId, segment.index)) ?? new Replica(volumeId, segment.index, volume);
       return replica.setSize(segment.sizeBytes) ? replica : null;
     });
+    const renewed: RenewedRegion[] = [];
     const isDurable = await committer.commit((operations) => {
       if (seen < epoch) operations.push({ key: epochKey(volume), value: encodeEpoch(epoch) });
       for (const [index, segment] of segments.entries()) {
-        if (opened[index] === null) continue;
+        const replica = opened[index] ?? null;
+        if (replica === null) continue;
+        if (segment.certain) renewed.push(...activity.renew(replica, operations));
         const key = layoutKey(volume, segment.index);
         const value = encodeLayout(segment.generation, segment.layout);
         if (!isEqual(meta.get(key), value)) operations.push({ key, value });
       }
     });
     if (!isDurable) return null;
+    for (const { replica, region } of renewed) replica.markCertain(region);
     for (const replica of opened) if (replica) replicas.set(replicaKey(volumeId, replica.segment), replica);
     return opened;
   }

@@ -104,6 +104,10 @@ export class Replica {
     return this.#uncertainRegions !== null && this.#uncertainRegions.size > 0;
   }
 
+  uncertainRegions(): number[] {
+    return [...(this.#uncertainRegions ?? [])];
+  }
+
   markUncertain(region: number): void {
     this.#uncertainRegions ??= new Set();
     this.#uncertainRegions.add(region);

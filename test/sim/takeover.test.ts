@@ -15,6 +15,7 @@ import {
   ok,
   pass,
   recordedSegment,
+  restart,
   serve,
   slotOf,
   untilInSync,
@@ -265,4 +266,23 @@ await t.test('a volume is verified once at a time', async (t) => {
   await t.rejects(shard.verifyVolume(world.volumeId), { code: 'LIMIT_EXCEEDED' });
   t.equal((await world.wait(running, LONG_MS)).extentsCompared, 1);
   await identical(t, world, 0);
+});
+
+await t.test('a copy that was made equal after lost power is as good as any when another loses power', async (t) => {
+  const { world, client } = await begin({ replicas: 2, minInSync: 1 }, 2);
+  await ok(t, world, client.write(0, EXTENT_BYTES, 1));
+  await ok(t, world, client.flush());
+  world.crashNode(1, true);
+  await pass(world, 4_000);
+  await restart(world, [1]);
+  t.ok(await untilInSync(world, 2, 2), 'resynced');
+  await ok(t, world, client.write(0, EXTENT_BYTES, 2)); // on both; the region has been hot all the time
+  world.crashNode(0, true); // the only power loss since; node 1 has everything
+  world.crashNode(1, false);
+  world.crashNode(2, false);
+  await pass(world, LEASE_OVER_MS);
+  await restart(world, [0, 1, 2]);
+  const next = await serve(world, 2);
+  const read = await within(world, next.read(0, EXTENT_BYTES), LONG_MS);
+  t.ok(nodeOf(world, 1).alive && read?.bytes.every((byte) => byte === 2), 'nothing acknowledged is lost');
 });
