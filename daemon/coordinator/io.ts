@@ -284,6 +284,7 @@ export class VolumeIo implements BlockVolume {
       this.#options.hooks.fenced(`a replica on ${replica.session.peer.name} knows a higher epoch`);
       return;
     }
+    if (status === STATUS.OK) table.took[row] = (table.took[row] ?? 0) | bit;
     if (status === STATUS.NO_SPACE && replica.state === 'in-sync') {
       table.noSpace[row] = (table.noSpace[row] ?? 0) | bit;
       table.again[row] = (table.again[row] ?? 0) & ~bit;
@@ -322,14 +323,19 @@ export class VolumeIo implements BlockVolume {
     this.#finishWrite(row, this.#mayServe() ? STATUS.OK : STATUS.FENCED);
   }
 
-  /** Copies that had space must not keep what others lack: a failed write leaves all copies equal. */
+  /**
+   * Copies that had space must not keep what others lack: a failed write leaves all copies equal. One that refuses now may have taken it
+   * under an earlier generation, and is made equal to those that never did; if all have taken it once it has happened, and not succeeded.
+   */
   #settleRefused(row: number, segment: Segment, refused: number): void {
-    if ((segment.targetMask & ~refused) === 0) {
-      this.#finishWrite(row, STATUS.NO_SPACE);
-      return;
+    const table = this.#table;
+    const unchanged = refused & ~(table.took[row] ?? 0);
+    if (unchanged === segment.targetMask) this.#finishWrite(row, STATUS.NO_SPACE);
+    else if (unchanged === 0) this.#finishWrite(row, STATUS.IO_ERROR);
+    else {
+      table.phase[row] = PHASE.RESTORING;
+      this.#options.hooks.restore(row, segment, table.offset[row] ?? 0, table.length[row] ?? 0, unchanged);
     }
-    this.#table.phase[row] = PHASE.RESTORING;
-    this.#options.hooks.restore(row, segment, this.#table.offset[row] ?? 0, this.#table.length[row] ?? 0, refused);
   }
 
   restored(row: number): void {

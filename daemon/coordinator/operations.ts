@@ -55,6 +55,8 @@ export class OperationTable {
   readonly pending: Uint8Array;
   readonly again: Uint8Array;
   readonly noSpace: Uint8Array;
+  /** Replicas that have carried it out, under whichever generation: what was there before is gone. */
+  readonly took: Uint8Array;
   readonly tried: Uint8Array;
   /** Slot that a read was sent to. */
   readonly source: Uint8Array;
@@ -89,6 +91,7 @@ export class OperationTable {
     this.pending = new Uint8Array(capacity);
     this.again = new Uint8Array(capacity);
     this.noSpace = new Uint8Array(capacity);
+    this.took = new Uint8Array(capacity);
     this.tried = new Uint8Array(capacity);
     this.source = new Uint8Array(capacity);
     this.blockers = new Uint16Array(capacity);
@@ -127,6 +130,7 @@ export class OperationTable {
     this.pending[index] = 0;
     this.again[index] = 0;
     this.noSpace[index] = 0;
+    this.took[index] = 0;
     this.tried[index] = 0;
     this.blockers[index] = 0;
     this.yielded[index] = 0;

@@ -2,7 +2,7 @@
 import t from 'tap';
 import { EXTENT_BYTES } from '../../daemon/base/units.js';
 import { STATUS } from '../../daemon/protocol/frame.js';
-import { begin, BLOCK, identical, LONG_MS, ok, restart, untilInSync, within } from './story.js';
+import { begin, BLOCK, identical, LONG_MS, ok, pass, restart, untilInSync, within } from './story.js';
 
 const SMALL_SLOTS = 8;
 /** The drive keeps one slot for itself. */
@@ -26,6 +26,24 @@ await t.test('one copy finds no space for data that it has a slot for: all keep 
   const refused = await world.wait(client.write(0, BLOCK, 2), LONG_MS);
   t.equal(refused.status, STATUS.NO_SPACE);
   t.ok(await untilInSync(world, 0, 3), 'no copy was dropped for it');
+  await ok(t, world, client.read(0, EXTENT_BYTES), 1);
+  await identical(t, world, 0);
+});
+
+await t.test('a copy that took a write before it refused the same write gives it back', async (t) => {
+  const { world, client } = await begin();
+  await ok(t, world, client.write(0, EXTENT_BYTES, 1));
+  world.media(1).isFull = true;
+  world.fabric.cut('node-0', 'node-2');
+  const refused = client.write(0, BLOCK, 2); // node 0 takes it, node 1 refuses, node 2 never hears of it
+  await pass(world, 100);
+  world.media(1).isFull = false;
+  world.media(0).isFull = true;
+  await pass(world, 8_000); // node 2 is dropped, and the write issued again
+  world.media(0).isFull = false;
+  t.equal((await world.wait(refused, LONG_MS)).status, STATUS.NO_SPACE);
+  world.fabric.healAll();
+  t.ok(await untilInSync(world, 0, 3), 'all are in sync');
   await ok(t, world, client.read(0, EXTENT_BYTES), 1);
   await identical(t, world, 0);
 });
