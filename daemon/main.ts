@@ -47,6 +47,7 @@ import { ReplicaDrive } from './replica/drive.js';
 
 /** After a signal: volumes flush and release, then the process ends, one way or the other. */
 const STOP_DEADLINE_MS = 15_000;
+const MS_PER_HOUR = 3_600_000;
 const EXIT_FAILED = 1;
 const EXIT_USAGE = 2;
 const PATH_SETTINGS = ['dataDir', 'storeDir'];
@@ -173,6 +174,7 @@ function shardOptions(
       ? {}
       : { nbdTcp: { host: nbdHost.replace(/^\[|\]$/g, ''), port: nextPort(Number(nbdPort)) } }),
     slabBytes: config.slabBytes,
+    scrub: { bytesPerSecond: config.scrubBytesPerSecond, intervalMs: config.scrubIntervalHours * MS_PER_HOUR },
     logLevel: config.logLevel,
   };
 }

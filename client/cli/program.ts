@@ -7,6 +7,7 @@ import { driveCommand } from './commands/drive.js';
 import { eventsCommand } from './commands/events.js';
 import { initCommand } from './commands/init.js';
 import { nodeCommand } from './commands/node.js';
+import { scrubCommand } from './commands/scrub.js';
 import { statusCommand } from './commands/status.js';
 import { topCommand } from './commands/top.js';
 import { volumeCommand } from './commands/volume.js';
@@ -42,8 +43,9 @@ export function buildProgram(surroundings: Surroundings): Command {
     .version(version(), '--version')
     .addHelpText('after', EXAMPLES)
     .helpCommand('help [command]', 'show the help of a command');
-  const groups = [statusCommand, nodeCommand, driveCommand, volumeCommand, eventsCommand, topCommand, initCommand];
-  for (const build of [...groups, demoCommand, completionCommand]) program.addCommand(build(surroundings));
+  const groups = [statusCommand, nodeCommand, driveCommand, volumeCommand, scrubCommand, eventsCommand];
+  const tools = [topCommand, initCommand, demoCommand, completionCommand];
+  for (const build of [...groups, ...tools]) program.addCommand(build(surroundings));
   configure(program, surroundings);
   return program;
 }

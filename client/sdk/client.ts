@@ -118,6 +118,16 @@ export class BraidClient {
     return this.#request('POST', `${volumePath(name)}/verify`, schemas.VerifyReport, options);
   }
 
+  /** How far the scrubs of all drives and served volumes are, and what they have found. */
+  scrubStatus(): Promise<api.ScrubStatus> {
+    return this.#request('GET', '/v1/scrub', schemas.ScrubStatus);
+  }
+
+  /** Starts or stops the scrub of a drive, of an attached volume, or of everything. Answers at once. */
+  scrub(request: api.ScrubRequest): Promise<api.ScrubAnswer> {
+    return this.#request('POST', '/v1/scrub', schemas.ScrubAnswer, { body: request });
+  }
+
   /** What happened. Pass the `next` of an answer as `after` to get only what followed. */
   events(query: api.EventQuery = {}): Promise<api.EventList> {
     return this.#request('GET', '/v1/events', schemas.EventList, { query: { ...query } });

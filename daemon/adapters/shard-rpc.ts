@@ -43,6 +43,8 @@ export function shardMethods(shard: ShardControl): ShardMethods {
     servedVolumes: () => shard.servedVolumes(),
     servedSegments: (volumeId) => shard.servedSegments(volumeId),
     verifyVolume: (volumeId) => shard.verifyVolume(volumeId),
+    scrubDrive: (driveId, action) => shard.scrubDrive(driveId, action),
+    scrubVolume: (volumeId, action) => shard.scrubVolume(volumeId, action),
     deleteReplicas: (volumeId, segments) => shard.deleteReplicas(volumeId, segments),
     setLeaseDeadline: (deadlineMs) => shard.setLeaseDeadline(deadlineMs),
     stats: () => shard.stats(),

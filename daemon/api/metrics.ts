@@ -4,7 +4,7 @@
  */
 import { Registry, type MetricObject } from 'prom-client';
 import type { ApiDependencies } from './dependencies.js';
-import type { Operations, Stats } from './schemas/index.js';
+import type { Operations, ScrubStats, Stats } from './schemas/index.js';
 import { statsView } from './views/stats.js';
 
 type Kind = 'counter' | 'gauge' | 'histogram';
@@ -79,6 +79,11 @@ function volumeMetrics(stats: Stats): Metric[] {
       { volume: volume.name },
       volume.resyncBytesTotal - volume.resyncBytesDone,
     ]),
+    counter('braid_volume_repairs', 'Damaged extents rewritten from another copy', stats.volumes, (volume) => [
+      { volume: volume.name },
+      volume.repairs,
+    ]),
+    ...scrubMetrics('braid_volume', 'of a volume', stats.volumes, ({ name }) => ({ volume: name })),
     ...operationMetrics('braid_drive', 'of a drive of this node', driveOperations),
     ...driveGauges(stats),
     ...shardGauges(stats),
@@ -100,10 +105,59 @@ function driveGauges({ drives }: Stats): Metric[] {
       of(drive),
       drive.metadataBytes,
     ]),
-    {
-      ...{ name: 'braid_drive_checksum_mismatches_total', help: 'Bad blocks found', kind: 'counter' as const },
-      samples: drives.map((drive) => ({ labels: of(drive), value: drive.checksumMismatches })),
-    },
+    counter('braid_drive_checksum_mismatches', 'Bad blocks found', drives, (drive) => [
+      of(drive),
+      drive.checksumMismatches,
+    ]),
+    ...scrubMetrics('braid_drive', 'of a drive', drives, of),
+  ];
+}
+
+function scrubMetrics<T extends { readonly scrub: ScrubStats }>(
+  prefix: string,
+  what: string,
+  items: readonly T[],
+  labels: (item: T) => Labels,
+): Metric[] {
+  const of = (value: (scrub: ScrubStats) => number) => (item: T) => [labels(item), value(item.scrub)] as const;
+  const name = (suffix: string): string => `${prefix}_scrub_${suffix}`;
+  return [
+    counter(
+      name('bytes'),
+      `Scrubbed ${what}`,
+      items,
+      of(({ bytes }) => bytes),
+    ),
+    counter(
+      name('errors'),
+      `Damaged or differing extents that the scrub found ${what}`,
+      items,
+      of(({ errors }) => errors),
+    ),
+    counter(
+      name('repaired'),
+      `Those of them that are right again ${what}`,
+      items,
+      of(({ repaired }) => repaired),
+    ),
+    gauge(
+      name('unresolved'),
+      `Those that are not ${what}`,
+      items,
+      of(({ unresolved }) => unresolved),
+    ),
+    gauge(
+      name('running'),
+      `1 while a scrub is under way ${what}`,
+      items,
+      of(({ isRunning }) => Number(isRunning)),
+    ),
+    gauge(
+      name('last_completed_timestamp_seconds'),
+      `When a scrub came to its end last ${what}; 0: never`,
+      items,
+      of(({ completedMs }) => completedMs / 1_000),
+    ),
   ];
 }
 
@@ -138,6 +192,15 @@ function nodeMetrics(storeBytes: number | null): Metric[] {
   ];
 }
 
+function counter<T>(
+  name: string,
+  help: string,
+  items: readonly T[],
+  sample: (item: T) => readonly [Labels, number],
+): Metric {
+  return { ...gauge(`${name}_total`, help, items, sample), kind: 'counter' };
+}
+
 function gauge<T>(
   name: string,
   help: string,
@@ -157,15 +220,13 @@ interface Labelled {
 }
 
 function operationMetrics(prefix: string, what: string, all: readonly Labelled[]): Metric[] {
-  const counter = (name: string, help: string, value: (counters: Operations) => number): Metric => ({
-    ...{ name: `${prefix}_${name}_total`, help: `${help} ${what}`, kind: 'counter' as const },
-    samples: all.map(({ labels, counters }) => ({ labels, value: value(counters) })),
-  });
+  const sum = (name: string, help: string, value: (counters: Operations) => number): Metric =>
+    counter(`${prefix}_${name}`, `${help} ${what}`, all, ({ labels, counters }) => [labels, value(counters)]);
   const name = `${prefix}_latency_seconds`;
   return [
-    counter('operations', 'Operations', ({ operations }) => operations),
-    counter('bytes', 'Bytes moved by operations', ({ bytes }) => bytes),
-    counter('errors', 'Failed operations', ({ errors }) => errors),
+    sum('operations', 'Operations', ({ operations }) => operations),
+    sum('bytes', 'Bytes moved by operations', ({ bytes }) => bytes),
+    sum('errors', 'Failed operations', ({ errors }) => errors),
     {
       name,
       help: `Time of operations ${what}`,

@@ -6,6 +6,7 @@ import { clusterRoutes } from './routes/cluster.js';
 import { addSchemas } from './routes/documented.js';
 import { driveRoutes } from './routes/drives.js';
 import { healthRoutes } from './routes/health.js';
+import { scrubRoutes } from './routes/scrub.js';
 import { volumeRoutes } from './routes/volumes.js';
 
 export async function buildServer(api: ApiDependencies): Promise<Api> {
@@ -16,6 +17,7 @@ export async function buildServer(api: ApiDependencies): Promise<Api> {
   driveRoutes(app, api);
   volumeRoutes(app, api);
   attachRoutes(app, api);
+  scrubRoutes(app, api);
   await app.ready();
   return app;
 }

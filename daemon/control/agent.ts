@@ -3,15 +3,15 @@
  * Knows nothing of processes, threads and files, so the simulator runs it as it is.
  */
 import { asError, BraidError } from '../base/errors.js';
-import type { VolumeId } from '../base/ids.js';
+import type { DriveId, VolumeId } from '../base/ids.js';
 import type { ClusterStore, LeaseId } from '../ports/cluster-store.js';
 import type { Clock } from '../ports/clock.js';
 import type { DeviceAttacher } from '../ports/device.js';
 import type { DriveFormatter } from '../ports/drive-formatter.js';
 import type { Log } from '../ports/log.js';
 import type { Random } from '../ports/random.js';
-import type { ShardStats, VerifyReport } from '../ports/shard.js';
-import { records, type ClusterRecord } from '../protocol/records.js';
+import type { ScrubAction, ShardStats, VerifyReport } from '../ports/shard.js';
+import { records, type ClusterRecord, type VolumeRecord } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
 import { AttachRequests } from './attach-requests.js';
 import { AttachmentController } from './attachments.js';
@@ -104,6 +104,22 @@ export class Agent {
   /** Compares all copies of a volume. It is served here, or nowhere: then this node takes it for that time. */
   verify(id: VolumeId): Promise<VerifyReport> {
     return this.attachments.hold(id, (shard) => shard.verifyVolume(id));
+  }
+
+  /** Begins or ends the scrub of a drive of this node. */
+  async scrubDrive(id: string, action: ScrubAction): Promise<void> {
+    const drive = this.drives.list().find(({ record }) => record.id === id);
+    const shard = drive?.state === 'open' ? this.context.shards[drive.record.shard] : undefined;
+    if (shard === undefined)
+      throw new BraidError('UNAVAILABLE', `drive ${id} is not open: ${drive?.reason ?? 'it is not of this node'}`);
+    await shard.control.scrubDrive(id as DriveId, action);
+  }
+
+  /** Begins or ends the scrub of a volume that this node serves; the volume is not taken for it. */
+  async scrubVolume({ id, name }: VolumeRecord, action: ScrubAction): Promise<void> {
+    if (!this.attachments.served().some(({ volumeId }) => volumeId === id))
+      throw new BraidError('UNAVAILABLE', `volume ${name} is not served yet; try again`);
+    await this.attachments.hold(id as VolumeId, (shard) => shard.scrubVolume(id as VolumeId, action));
   }
 
   async #stop(): Promise<void> {

@@ -13,6 +13,7 @@ const NODE_NAME_PATTERN = '^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$';
 const PORT_MAX = 65_535;
 const SHARDS_MAX = 16;
 const ENVIRONMENT_PREFIX = 'BRAID_';
+const SIZES: readonly string[] = ['slabBytes', 'scrubBytesPerSecond'];
 const port = (description: string) => Type.Integer({ minimum: 0, maximum: PORT_MAX, description });
 const path = (description: string) =>
   Type.String({ pattern: '^/', maxLength: 1_024, description: `${description} (absolute path)` });
@@ -47,6 +48,16 @@ export const ConfigSchema = Type.Object(
       multipleOf: 64 * KIB,
       description: 'Buffers of each shard, bytes or with a unit (Mi, Gi)',
     }),
+    scrubBytesPerSecond: Type.Integer({
+      minimum: MIB,
+      maximum: 16 * 1024 * MIB,
+      description: 'How fast a drive is scrubbed, and the volumes of a shard together: bytes or with a unit (Mi, Gi)',
+    }),
+    scrubIntervalHours: Type.Integer({
+      minimum: 0,
+      maximum: 8_760,
+      description: 'Hours from one scrub of a drive or volume to the next; 0: only with "braid scrub start"',
+    }),
     logLevel: Type.Enum(['debug', 'info', 'warn', 'error'], {
       type: 'string',
       description: 'Least severity that is logged',
@@ -75,6 +86,8 @@ export function configDefaults(hostName: string): Omit<Config, 'storeDir'> {
     nbdTcp: '',
     shards: 1,
     slabBytes: limits.slabBytes,
+    scrubBytesPerSecond: limits.scrubBytesPerSecondDefault,
+    scrubIntervalHours: limits.scrubIntervalHoursDefault,
     logLevel: 'info',
     labels: {},
   };
@@ -151,7 +164,7 @@ export function configHelp(hostName: string): string {
 }
 
 function defaultText(key: string, value: unknown): string {
-  if (typeof value === 'number') return key === 'slabBytes' ? formatSize(value) : String(value);
+  if (typeof value === 'number') return SIZES.includes(key) ? formatSize(value) : String(value);
   return typeof value === 'string' && value !== '' ? value : 'none';
 }
 
@@ -161,8 +174,10 @@ function fromText(key: ConfigKey, text: string): unknown {
     case 'apiPort':
     case 'dataPort':
     case 'shards':
+    case 'scrubIntervalHours':
       return /^\d+$/.test(text) ? Number(text) : text;
     case 'slabBytes':
+    case 'scrubBytesPerSecond':
       return parseSize(text) ?? text;
     case 'labels':
       return labelsOf(text);

@@ -131,8 +131,8 @@ export class DeletionController {
     const { state, events } = this.#context;
     const volume = await state.volume(id);
     if (volume === null) return;
-    const keys = [volume.key, storeKeys.owner(id), storeKeys.attachment(id), storeKeys.status(id)];
-    if (!(await state.commit([unchanged(volume)], keys.map(deleteKey)))) return;
+    const keys = [storeKeys.owner(id), storeKeys.attachment(id), storeKeys.status(id), storeKeys.scrub(id)];
+    if (!(await state.commit([unchanged(volume)], [volume.key, ...keys].map(deleteKey)))) return;
     events.report({ severity: 'info', subject: `volume/${name}`, message: 'deleted' });
   }
 }

@@ -3,6 +3,7 @@ import type { NodeId } from '../base/ids.js';
 import type { Clock, Timer } from '../ports/clock.js';
 import type { ClusterStore } from '../ports/cluster-store.js';
 import type { Log } from '../ports/log.js';
+import type { ScrubSettings } from '../ports/shard.js';
 import { NO_BUFFER, POOL_INTERNAL, type BufferId, type Slab } from '../ports/slab.js';
 import type { OperationBudget } from './operation-budget.js';
 import type { PeerPool } from './peers.js';
@@ -26,6 +27,9 @@ export interface CoordinatorContext {
   readonly report: (severity: Severity, subject: string, message: string) => void;
   readonly buffers: InternalBuffers;
   readonly budget: OperationBudget;
+  readonly scrub: ScrubSettings;
+  /** The volumes of a shard are scrubbed one extent after the other, all together at the rate that is set. */
+  readonly scrubTurns: Serial;
 }
 
 /** Buffers for copies: waits in line when the internal pool is used up. */

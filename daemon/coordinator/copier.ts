@@ -9,26 +9,21 @@ import { asError, BraidError } from '../base/errors.js';
 import { BLOCK_BYTES, EXTENT_BYTES, EXTENTS_PER_REGION, REGION_BYTES } from '../base/units.js';
 import { limits } from '../base/limits.js';
 import { sleep } from '../ports/clock.js';
-import { NO_BUFFER } from '../ports/slab.js';
-import { FLAG, OPCODE, STATUS, statusName, type Frame } from '../protocol/frame.js';
+import { OPCODE, STATUS, statusName } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
-import type { CoordinatorContext } from './context.js';
+import type { Verdict } from './comparison.js';
+import type { CoordinatorContext, Severity } from './context.js';
 import { Damage } from './damage.js';
+import { Equalizer } from './equalizer.js';
 import type { VolumeIo } from './io.js';
 import type { VolumeLayout } from './layout.js';
 import type { Membership } from './membership.js';
-import type { DataReply } from './peers.js';
 import type { RegionTracker } from './regions.js';
 import type { Replica, Segment } from './segment.js';
+import { type LostBlock, type Outcome, type Range, Transfer } from './transfer.js';
 import { inWindow } from './window.js';
 
 const RETRY_MS = 50;
-
-/** A block that no source can give: it fails its checksum on all of them (`isCorrupt`), or on some it cannot be read at all. */
-interface LostBlock {
-  readonly offsetBytes: number;
-  readonly isCorrupt: boolean;
-}
 
 export interface CopierOptions {
   readonly context: CoordinatorContext;
@@ -48,8 +43,14 @@ export class Copier {
   readonly #wantedRegions = new Set<number>();
   readonly #repairing = new Set<string>();
   readonly #damage: Damage;
+  readonly #transfer: Transfer;
+  readonly #equalizer: Equalizer;
   #stopped = false;
   #reconciling = false;
+  /** Damaged extents that could not be rewritten, by their offset in the volume: reported once. */
+  readonly #unrepaired = new Set<number>();
+  /** Damaged extents that were rewritten. */
+  repairs = 0;
   bytesDone = 0;
   bytesTotal = 0;
 
@@ -65,6 +66,11 @@ export class Copier {
       },
       offsetInVolume: (segment, offsetBytes) => layout.offsetInVolume(segment, offsetBytes),
     });
+    const onDamaged = (segment: Segment, offsetBytes: number, source: Replica): void => {
+      this.repair(segment, offsetBytes, source.bit);
+    };
+    this.#transfer = new Transfer({ ...options, onDamaged }, membership);
+    this.#equalizer = new Equalizer(this.#transfer);
   }
 
   stop(): void {
@@ -123,7 +129,8 @@ export class Copier {
         this.#damage.wait(replica, damaged);
         return false;
       }
-      await this.#flushTarget(replica);
+      // What was copied may have been flushed long ago by clients: it must be as durable here before this copy counts.
+      await this.#transfer.flush(replica);
       if (!(await this.#membership.join(segment, replica)))
         throw new BraidError('UNAVAILABLE', 'the replica was lost before it could join');
     } finally {
@@ -146,7 +153,7 @@ export class Copier {
    */
   async #extentsToCopy(segment: Segment, replica: Replica): Promise<{ freed: number[]; written: number[] }> {
     const extents = new Set<number>();
-    const source = this.#sources(segment, 0)[0];
+    const source = this.#transfer.sources(segment, 0)[0];
     if (source === undefined) throw new BraidError('UNAVAILABLE', 'no in-sync copy is connected');
     for (const extent of await this.listExtents(segment, source, replica.syncedGeneration, false)) extents.add(extent);
     for (const region of replica.hotRegions) {
@@ -202,21 +209,6 @@ export class Copier {
         throw new BraidError('DRIVE', 'too much of the in-sync copy cannot be read; replace its drive');
     });
     return damaged;
-  }
-
-  /** What was copied may have been flushed long ago by clients: it must be as durable here before this copy counts. */
-  async #flushTarget(replica: Replica): Promise<void> {
-    const { session } = replica;
-    const reply = await session.peer.request(
-      OPCODE.FLUSH,
-      session.handle,
-      0,
-      this.#shape(0, 0, 0),
-      NO_BUFFER,
-      NO_BUFFER,
-    );
-    if (reply.status !== STATUS.OK)
-      throw new BraidError('UNAVAILABLE', `flushing the new copy failed with ${statusName(reply.status)}`);
   }
 
   /** The copy's log learns that it has everything; the entries that the resync left there are from now on cooled with all others. */
@@ -306,9 +298,8 @@ export class Copier {
     const extents = Array.from({ length: EXTENTS_PER_REGION }, (_, index) => first + index * EXTENT_BYTES);
     try {
       await inWindow(extents, async (offsetBytes) => {
-        const lost = await this.#copyExtent(segment, offsetBytes, 0, (source) =>
-          segment.replicas.filter((replica) => replica.state === 'in-sync' && (replica !== source || !segment.whole)),
-        );
+        const lost = await this.#locked(segment, offsetBytes, () => this.#equalizer.equalize(segment, offsetBytes));
+        this.#noted(segment, offsetBytes, lost, 0);
         // Blocks that fail their checksum everywhere are refused by every copy alike. What cannot be read now may come back, here or there.
         if (lost.some(({ isCorrupt }) => !isCorrupt))
           throw new BraidError('DRIVE', 'a block cannot be read from any in-sync copy');
@@ -322,54 +313,75 @@ export class Copier {
 
   // ---- repair and restoration
 
-  /** Rewrites an extent on replicas whose data did not match its checksum. */
+  /**
+   * Rewrites an extent from another copy on replicas whose data did not match its checksum, or could not be read. Does nothing when enough is
+   * being repaired: who finds it next asks again.
+   */
   repair(segment: Segment, offsetBytes: number, badMask: number): void {
-    const extentOffset = offsetBytes - (offsetBytes % EXTENT_BYTES);
-    const key = `${segment.index}/${extentOffset}`;
-    if (this.#repairing.has(key) || this.#repairing.size >= limits.copyWindowExtents) return;
-    this.#repairing.add(key);
-    const bad = (): readonly Replica[] =>
-      segment.replicas.filter(
-        (replica) => (badMask & replica.bit) !== 0 && replica.state === 'in-sync' && replica.ready,
-      );
-    void this.#repair(segment, extentOffset, badMask, bad).finally(() => {
-      this.#repairing.delete(key);
-    });
+    void this.mend(segment, offsetBytes, badMask);
   }
 
-  async #repair(
-    segment: Segment,
-    offsetBytes: number,
-    badMask: number,
-    targets: () => readonly Replica[],
-  ): Promise<void> {
-    const { report, log } = this.#options.context;
-    const where = `segment ${segment.index}, extent ${offsetBytes / EXTENT_BYTES}`;
+  /** As `repair`; resolves when that has ended, to whether all of the extent is right there now. */
+  async mend(segment: Segment, offsetBytes: number, badMask: number): Promise<boolean> {
+    const extentOffset = offsetBytes - (offsetBytes % EXTENT_BYTES);
+    const key = `${segment.index}/${extentOffset}`;
+    if (this.#repairing.has(key) || this.#repairing.size >= limits.copyWindowExtents) return false;
+    this.#repairing.add(key);
     try {
-      const lost = await this.#copyExtent(segment, offsetBytes, badMask, targets);
-      const drives = targets().map((replica) => replica.driveId);
-      const rest = lost.length === 0 ? '' : `; ${lost.length} other block(s) of the extent are damaged there, too`;
-      report(
-        'warning',
-        `drive/${drives.join(',')}`,
-        `a block did not match its checksum and was rewritten from another copy (${where})${rest}`,
-      );
-    } catch (error) {
-      log.warn({ where, error: String(error) }, 'repair failed; the next read tries again');
+      return await this.#repair(segment, extentOffset, badMask);
+    } finally {
+      this.#repairing.delete(key);
     }
+  }
+
+  async #repair(segment: Segment, offsetBytes: number, badMask: number): Promise<boolean> {
+    const bad = segment.replicas.filter(
+      ({ bit, state, ready }) => (badMask & bit) !== 0 && state === 'in-sync' && ready,
+    );
+    const drives = bad.map(({ driveId }) => driveId).join(', ');
+    const place = this.#options.layout.offsetInVolume(segment.index, offsetBytes);
+    const where = `the copy on drive ${drives} of the ${EXTENT_BYTES} bytes at offset ${place}`;
+    try {
+      if (bad.length === 0) return false;
+      const lost = await this.#copyExtent(segment, offsetBytes, badMask, () => bad.filter(({ ready }) => ready));
+      const rest = lost.length === 0 ? '' : `; ${lost.length} other block(s) of the extent are damaged there, too`;
+      this.repairs++;
+      this.#report('warning', `${where} was damaged and was rewritten from another copy${rest}`);
+      this.#unrepaired.delete(place);
+      return lost.length === 0;
+    } catch (error) {
+      const { log } = this.#options.context;
+      log.warn({ volume: this.#options.volumeName, where, error: String(error) }, 'repair failed; it is tried again');
+      if (!this.#unrepaired.has(place) && this.#unrepaired.size < limits.damagedExtentsMax) {
+        this.#unrepaired.add(place);
+        const advice =
+          'it is tried again; if no other copy will come back, write these bytes anew, for example from a backup';
+        this.#report('error', `${where} is damaged and cannot be rewritten now (${asError(error).message}): ${advice}`);
+      }
+      return false;
+    }
+  }
+
+  /** Compares the connected copies of an extent, under its lock; they learn from each other what they do not know (equalizer.ts). */
+  async compare(segment: Segment, offsetBytes: number, stored: boolean): Promise<Verdict> {
+    return this.#locked(segment, offsetBytes, () => this.#equalizer.settle(segment, offsetBytes, stored));
+  }
+
+  #report(severity: Severity, message: string): void {
+    this.#options.context.report(severity, `volume/${this.#options.volumeName}`, message);
   }
 
   /** Makes the copies that took a write equal to one that refused it. The caller's operation holds the range lock. */
   async restore(segment: Segment, offsetBytes: number, lengthBytes: number, refusedMask: number): Promise<void> {
     while (!this.#stopped) {
-      const source = this.#sources(segment, 0).find((replica) => (refusedMask & replica.bit) !== 0);
+      const source = this.#transfer.sources(segment, 0).find((replica) => (refusedMask & replica.bit) !== 0);
       const targets = segment.replicas.filter(
         (replica) => replica.state !== 'stale' && (refusedMask & replica.bit) === 0,
       );
       if (source === undefined && (segment.inSyncMask & refusedMask) === 0) return; // those that refused are out: the others are equal
       try {
         if (source !== undefined) {
-          await this.#copyRange(segment, source, targets, offsetBytes, lengthBytes);
+          await this.#transfer.copyRange(segment, source, targets, { offsetBytes, lengthBytes }, false);
           return;
         }
       } catch {
@@ -382,147 +394,63 @@ export class Copier {
   // ---- one extent
 
   /** Resolves to the blocks that no source could give; everything else is equal then. Rejects when a target or the last source is lost. */
-  async #copyExtent(
+  #copyExtent(
     segment: Segment,
     offsetBytes: number,
     excludedSources: number,
     targetsOf: (source: Replica) => readonly Replica[],
   ): Promise<readonly LostBlock[]> {
+    return this.#locked(segment, offsetBytes, async () => {
+      const copy = (range: Range, isVerified: boolean): Promise<Outcome> =>
+        this.#transfer.copyFromAny(
+          segment,
+          range,
+          this.#transfer.sources(segment, excludedSources),
+          targetsOf,
+          isVerified,
+        );
+      const extent = { offsetBytes, lengthBytes: EXTENT_BYTES };
+      // What the source cannot vouch for is compared with the other copies first, if there are any.
+      let outcome = await copy(extent, this.#transfer.sources(segment, excludedSources).length > 1);
+      if (outcome === 'unverified') {
+        await this.#equalizer.settle(segment, offsetBytes, false);
+        outcome = await copy(extent, false);
+      }
+      if (typeof outcome !== 'object') return [];
+      const lost: LostBlock[] = [];
+      for (let offset = offsetBytes; offset < offsetBytes + EXTENT_BYTES; offset += BLOCK_BYTES) {
+        const block = await copy({ offsetBytes: offset, lengthBytes: BLOCK_BYTES }, false);
+        if (typeof block === 'object') lost.push(block);
+      }
+      return lost;
+    }).then((lost) => this.#noted(segment, offsetBytes, lost, excludedSources));
+  }
+
+  /** Runs `body` while the extent is ours: no client writes it, and its region is not cooled. */
+  async #locked<T>(segment: Segment, offsetBytes: number, body: () => Promise<T>): Promise<T> {
     const { regions } = this.#options;
     const row = await this.#io.lockExtent(segment.index, offsetBytes);
     if (row === null) throw new BraidError('FENCED', 'the volume is not owned here any more');
     const region = regions.regionOf(segment.index, offsetBytes);
-    regions.writeStarted(region); // keeps the region from being cooled under the copy
+    regions.writeStarted(region);
     try {
-      const copy = (offset: number, length: number): Promise<LostBlock | null> =>
-        this.#copyFromAny(segment, offset, length, excludedSources, targetsOf);
-      if ((await copy(offsetBytes, EXTENT_BYTES)) === null) {
-        this.#damage.healed(segment.index, offsetBytes);
-        return [];
-      }
-      const lost: LostBlock[] = [];
-      for (let offset = offsetBytes; offset < offsetBytes + EXTENT_BYTES; offset += BLOCK_BYTES) {
-        const block = await copy(offset, BLOCK_BYTES);
-        if (block !== null) lost.push(block);
-      }
-      if (lost.length > 0 && excludedSources === 0)
-        this.#damage.found(
-          segment.index,
-          offsetBytes,
-          lost.map((block) => block.offsetBytes),
-        );
-      return lost;
+      return await body();
     } finally {
       regions.writeEnded(region);
       this.#io.unlockExtent(row);
     }
   }
 
-  /** Copies from the first source that can be read; resolves to what is lost when there is none. */
-  async #copyFromAny(
+  /** What no copy can give is the operator's to know; where one was not asked it is not lost. */
+  #noted(
     segment: Segment,
     offsetBytes: number,
-    lengthBytes: number,
+    lost: readonly LostBlock[],
     excludedSources: number,
-    targetsOf: (source: Replica) => readonly Replica[],
-  ): Promise<LostBlock | null> {
-    const sources = this.#sources(segment, excludedSources);
-    if (sources.length === 0) throw new BraidError('UNAVAILABLE', 'no in-sync copy can be read');
-    let isCorrupt = true;
-    for (const source of sources) {
-      const targets = targetsOf(source);
-      if (targets.length === 0) return null;
-      try {
-        await this.#copyRange(segment, source, targets, offsetBytes, lengthBytes);
-        return null;
-      } catch (error) {
-        if (!(error instanceof BraidError) || (error.code !== 'CORRUPT' && error.code !== 'DRIVE')) throw error;
-        isCorrupt &&= error.code === 'CORRUPT';
-      }
-    }
-    return { offsetBytes, isCorrupt };
-  }
-
-  async #copyRange(
-    segment: Segment,
-    source: Replica,
-    targets: readonly Replica[],
-    offsetBytes: number,
-    lengthBytes: number,
-  ): Promise<void> {
-    const { slab } = this.#options.context;
-    const { status, flags, buffer } = await this.#read(segment, source, offsetBytes, lengthBytes);
-    try {
-      if (status === STATUS.CHECKSUM_MISMATCH)
-        throw new BraidError('CORRUPT', 'the source does not match its checksum');
-      if (status === STATUS.IO_ERROR) throw new BraidError('DRIVE', 'the source cannot be read');
-      if (status !== STATUS.OK)
-        throw new BraidError('UNAVAILABLE', `reading the source failed with ${statusName(status)}`);
-      const zeroes = (flags & FLAG.ZEROES) !== 0;
-      // All have to end, or the lock would be given up under a copy that is still on its way (invariant 3).
-      const results = await Promise.allSettled(
-        targets.map((target) => this.#write(segment, target, offsetBytes, lengthBytes, zeroes ? NO_BUFFER : buffer)),
-      );
-      const failed = results.find((result) => result.status === 'rejected');
-      if (failed !== undefined) throw asError(failed.reason);
-    } finally {
-      if (buffer !== NO_BUFFER) slab.release(buffer);
-    }
-  }
-
-  async #read(segment: Segment, source: Replica, offsetBytes: number, lengthBytes: number): Promise<DataReply> {
-    const { buffers, slab } = this.#options.context;
-    const replyBuffer = await buffers.alloc(lengthBytes);
-    const { session } = source;
-    const shape = this.#shape(segment.generation, offsetBytes, lengthBytes, FLAG.INTERNAL);
-    const reply = session.peer.request(OPCODE.READ, session.handle, segment.index, shape, NO_BUFFER, replyBuffer);
-    slab.release(replyBuffer); // the network holds it until the reply hands it back
-    return reply;
-  }
-
-  async #write(
-    segment: Segment,
-    target: Replica,
-    offsetBytes: number,
-    lengthBytes: number,
-    buffer: number,
-  ): Promise<void> {
-    const { session } = target;
-    const zeroes = buffer === NO_BUFFER;
-    const opcode = zeroes ? (lengthBytes === EXTENT_BYTES ? OPCODE.TRIM : OPCODE.ZERO) : OPCODE.WRITE;
-    const shape = this.#shape(segment.generation, offsetBytes, lengthBytes, FLAG.TOMBSTONE, zeroes ? 0 : lengthBytes);
-    const reply = await session.peer.request(opcode, session.handle, segment.index, shape, buffer, NO_BUFFER);
-    session.writesAcked++; // a FLUSH covers copies too
-    if (reply.status === STATUS.OK) return;
-    if (reply.status !== STATUS.NO_SPACE || target.state === 'in-sync')
-      this.#membership.replicaFailed(target, statusName(reply.status));
-    throw new BraidError('UNAVAILABLE', `writing the copy failed with ${statusName(reply.status)}`);
-  }
-
-  #shape(
-    generation: number,
-    offsetBytes: number,
-    lengthBytes: number,
-    flags = 0,
-    payloadLength = 0,
-  ): (frame: Frame) => void {
-    const { epoch } = this.#options;
-    return (frame) => {
-      frame.flags = flags;
-      frame.generation = generation;
-      frame.epoch = epoch;
-      frame.offset = offsetBytes;
-      frame.length = lengthBytes;
-      frame.payloadLength = payloadLength;
-    };
-  }
-
-  /** In-sync, connected replicas outside `excludedMask`: those that surely have everything first, then the local one. */
-  #sources(segment: Segment, excludedMask: number): Replica[] {
-    const { isLocal } = this.#options;
-    const readable = segment.replicas.filter((replica) => (segment.readableMask & ~excludedMask & replica.bit) !== 0);
-    return readable.sort(
-      (a, b) => Number(a.uncertain) - Number(b.uncertain) || Number(isLocal(b)) - Number(isLocal(a)),
-    );
+  ): readonly LostBlock[] {
+    const blocks = lost.map((block) => block.offsetBytes);
+    if (lost.length === 0) this.#damage.healed(segment.index, offsetBytes);
+    else if (excludedSources === 0) this.#damage.found(segment.index, offsetBytes, blocks);
+    return lost;
   }
 }

@@ -40,6 +40,9 @@ export interface MembershipEvents {
   sessionDown(session: Session): void;
   onReply(session: Session, frame: Frame, buffer: BufferId): void;
   onPressure(): void;
+  onDamaged(segment: Segment, replica: Replica, offsetBytes: number): void;
+  /** An in-sync copy does not know all checksums of these regions any more: its agent was restarted while they were hot. */
+  onForgotten(segment: Segment, regions: readonly number[]): void;
   fenced(reason: string): void;
   /** Another replica is open: opening waits for this. */
   progressed(): void;
@@ -217,6 +220,11 @@ export class Membership {
       onPressure: () => {
         events.onPressure();
       },
+      onDamaged: (index, offsetBytes) => {
+        const segment = this.#options.segments[index];
+        const replica = segment?.replicas.find((candidate) => candidate.session === session);
+        if (segment !== undefined && replica !== undefined) events.onDamaged(segment, replica, offsetBytes);
+      },
     });
     const touched = new Set<Segment>();
     this.#forReplicas(session, (segment, replica) => {
@@ -232,6 +240,7 @@ export class Membership {
       if (restarted && counts && state?.uncertain === true) replica.suspect = true;
       if (replica.suspect) replica.opened = false;
       if (replica.state === 'in-sync' && !replica.opened) lost.push({ segment, replica, toInSync: false });
+      if (restarted && replica.state === 'in-sync' && replica.opened) events.onForgotten(segment, replica.hotRegions);
     });
     session.open = true;
     const life = this.#life(session);

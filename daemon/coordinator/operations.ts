@@ -58,6 +58,8 @@ export class OperationTable {
   /** Replicas that have carried it out, under whichever generation: what was there before is gone. */
   readonly took: Uint8Array;
   readonly tried: Uint8Array;
+  /** Replicas that could not vouch for what they have read. */
+  readonly unsure: Uint8Array;
   /** Slot that a read was sent to. */
   readonly source: Uint8Array;
   /** Range lock: how many conflicting operations are ahead; whether it yields to extent locks (see RangeLock). */
@@ -93,6 +95,7 @@ export class OperationTable {
     this.noSpace = new Uint8Array(capacity);
     this.took = new Uint8Array(capacity);
     this.tried = new Uint8Array(capacity);
+    this.unsure = new Uint8Array(capacity);
     this.source = new Uint8Array(capacity);
     this.blockers = new Uint16Array(capacity);
     this.yielded = new Uint8Array(capacity);
@@ -132,6 +135,7 @@ export class OperationTable {
     this.noSpace[index] = 0;
     this.took[index] = 0;
     this.tried[index] = 0;
+    this.unsure[index] = 0;
     this.blockers[index] = 0;
     this.yielded[index] = 0;
     this.phase[index] = PHASE.QUEUED;

@@ -15,7 +15,7 @@ import type { Clock, Timer } from '../ports/clock.js';
 import type { Log } from '../ports/log.js';
 import type { ConnectionId, Network } from '../ports/network.js';
 import { NO_BUFFER, type BufferId, type Slab } from '../ports/slab.js';
-import { Frame, OPCODE, PROTOCOL_VERSION, STATUS, statusName } from '../protocol/frame.js';
+import { FLAG, Frame, OPCODE, PROTOCOL_VERSION, STATUS, statusName } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
 
 /** Why a peer went down. `refused` and `silent` say that nobody answers; `lost` may be a blip. */
@@ -33,6 +33,8 @@ export interface SessionSink {
   onReply(frame: Frame, buffer: BufferId): void;
   /** The replica's activity log fills up. */
   onPressure(): void;
+  /** The replica's extent does not match its checksums, or cannot be read: its drive's scrub found it. */
+  onDamaged(segment: number, offsetBytes: number): void;
 }
 
 export interface PeersOptions {
@@ -134,9 +136,10 @@ export class Peer {
     this.#options.network.send(this.#connection, frame, buffer, bufferOffsetBytes, replyBuffer);
   }
 
-  /** CHECKSUM of one extent; fails as `call` does. */
-  checksums(session: number, segment: number, offsetBytes: number): Promise<CallReply> {
+  /** CHECKSUM of one extent, without reading it where that can be (`stored`); fails as `call` does. */
+  checksums(session: number, segment: number, offsetBytes: number, stored: boolean): Promise<CallReply> {
     return this.call(OPCODE.CHECKSUM, session, segment, NOTHING, (frame) => {
+      frame.flags = stored ? FLAG.STORED : 0;
       frame.offset = offsetBytes;
       frame.length = EXTENT_BYTES;
     });
@@ -247,6 +250,7 @@ export class Peer {
     if ((frame.opcode & OPCODE.REPLY) === 0) {
       if (buffer !== NO_BUFFER) this.#options.slab.release(buffer);
       if (frame.opcode === OPCODE.PRESSURE) for (const sink of this.sinks.values()) sink.onPressure();
+      if (frame.opcode === OPCODE.DAMAGED) this.sinks.get(frame.session)?.onDamaged(frame.segment, frame.offset);
       return;
     }
     if (frame.tag < CALL_TAG) {

@@ -2,7 +2,8 @@
  * Reads of a volume, from one in-sync copy each, and the reading that an unaligned write needs.
  *
  * Invariants (numbers of ARCHITECTURE.md)
- * - 4, 13: a read goes to in-sync, connected copies only; data that does not match its checksum is read from another copy, never returned.
+ * - 4, 13: a read goes to in-sync, connected copies only; data that does not match its checksum is read from another copy, never returned;
+ *   data whose checksum is not known is returned only if no other copy knows it.
  * - A row has at most one READ out; `source` names the replica, whose `readsInFlight` counts it.
  */
 import { assert } from '../base/assert.js';
@@ -10,7 +11,7 @@ import { NO_BUFFER, POOL_FRONTEND, POOL_INTERNAL, type BufferId } from '../ports
 import { FLAG, Frame, OPCODE, STATUS, statusName, type Status } from '../protocol/frame.js';
 import type { IoOptions } from './io-options.js';
 import { KIND, PHASE, type OperationTable } from './operations.js';
-import type { Segment } from './segment.js';
+import type { Replica, Segment } from './segment.js';
 
 /** What `VolumeIo` does for its reads. */
 export interface ReadHost {
@@ -39,7 +40,9 @@ export class ReadPath {
     const { slab } = this.#options;
     const segment = this.#segmentOf(row);
     const tried = table.tried[row] ?? 0;
-    const replica = segment.readSource(tried, this.#options.isLocal);
+    const replica =
+      segment.readSource(tried | (table.unsure[row] ?? 0), this.#options.isLocal) ??
+      segment.readSource(tried, this.#options.isLocal);
     if (replica === null) {
       if ((segment.inSyncMask & ~tried) === 0) this.#readFailed(row);
       else table.phase[row] = PHASE.PARKED;
@@ -80,6 +83,11 @@ export class ReadPath {
     replica.readsInFlight--;
     if (frame.status === STATUS.OK) {
       const tried = table.tried[row] ?? 0;
+      if ((frame.flags & FLAG.UNVERIFIED) !== 0 && this.#isBetterElsewhere(row, segment, replica)) {
+        if (data !== NO_BUFFER) slab.release(data);
+        this.send(row);
+        return;
+      }
       if (tried !== 0) hooks.repair(segment, table.offset[row] ?? 0, tried);
       if (table.kind[row] === KIND.WRITE) this.#merge(row, data);
       else if (this.#host.mayServe()) this.#host.finish(row, STATUS.OK, data, table.skip[row] ?? 0);
@@ -96,6 +104,15 @@ export class ReadPath {
     table.tried[row] = (table.tried[row] ?? 0) | replica.bit;
     if (frame.status !== STATUS.CHECKSUM_MISMATCH) hooks.replicaFailed(replica, statusName(frame.status));
     this.send(row);
+  }
+
+  /** The replica does not know the checksums of what it sent: whether another one, which may, is asked first. */
+  #isBetterElsewhere(row: number, segment: Segment, replica: Replica): boolean {
+    const table = this.#table;
+    const unsure = table.unsure[row] ?? 0;
+    table.unsure[row] = unsure | replica.bit;
+    const isAskedAgain = (unsure & replica.bit) !== 0;
+    return !isAskedAgain && (segment.readableMask & ~(unsure | replica.bit | (table.tried[row] ?? 0))) !== 0;
   }
 
   /** No in-sync copy can give the data (invariant 13: what does not match its checksum is never returned). */

@@ -2,70 +2,87 @@
 import { BraidError } from '../base/errors.js';
 import { EXTENT_BYTES } from '../base/units.js';
 import type { VerifyReport } from '../ports/shard.js';
-import { FLAG, STATUS, statusName } from '../protocol/frame.js';
+import { STATUS } from '../protocol/frame.js';
+import { compareCopies, judge, type CopySums } from './comparison.js';
 import type { Copier } from './copier.js';
 import type { VolumeIo } from './io.js';
+import type { VolumeLayout } from './layout.js';
 import type { Replica, Segment } from './segment.js';
 import { inWindow } from './window.js';
 
 type Difference = VerifyReport['differences'][number];
+type Damaged = VerifyReport['damaged'][number];
 
-/** Rejects with UNAVAILABLE when an in-sync replica is not connected. Differences are reported, at most 1,000. */
+/** Of each kind; the rest is counted. */
+const REPORTED_MAX = 1_000;
+
+/**
+ * Rejects with UNAVAILABLE when an in-sync replica is not connected. What differs or is damaged is reported, at most 1,000 of each; what is
+ * damaged is rewritten from another copy as after any read that finds it.
+ */
 export async function verifyReplicas(
   segments: readonly Segment[],
+  layout: VolumeLayout,
   io: VolumeIo,
   copier: Copier,
 ): Promise<VerifyReport> {
   const differences: Difference[] = [];
+  const damaged: Damaged[] = [];
   let extentsCompared = 0;
-  let bytesCompared = 0;
   let copiesMin = Number.POSITIVE_INFINITY;
   for (const segment of segments) {
     const replicas = segment.replicas.filter((replica) => replica.state === 'in-sync');
     copiesMin = Math.min(copiesMin, replicas.length);
-    const extents = await allocatedExtents(segment, replicas, copier);
-    await inWindow(extents, async (extent) => {
-      const driveIds = await differingDrives(segment, replicas, extent, io);
-      if (driveIds.length > 0 && differences.length < 1000)
-        differences.push({ segment: segment.index, extent, driveIds });
+    await inWindow(await allocatedExtents(segment, replicas, copier), async (extent) => {
+      const copies = await lockedCopies(segment, replicas, extent, io);
+      const place = { segment: segment.index, extent };
+      const offsetBytes = layout.offsetInVolume(segment.index, extent * EXTENT_BYTES);
+      const verdict = judge(copies);
+      const driveIds = differing(copies);
+      if (driveIds.length > 0 && differences.length < REPORTED_MAX)
+        differences.push({ ...place, offsetBytes, driveIds });
+      for (const { replica, status } of verdict.damaged) {
+        const problem = status === STATUS.CHECKSUM_MISMATCH ? 'checksum' : 'unreadable';
+        if (damaged.length < REPORTED_MAX) damaged.push({ ...place, offsetBytes, driveId: replica.driveId, problem });
+        copier.repair(segment, extent * EXTENT_BYTES, replica.bit);
+      }
       extentsCompared++;
-      bytesCompared += EXTENT_BYTES;
     });
   }
-  return { extentsCompared, bytesCompared, copiesMin: Number.isFinite(copiesMin) ? copiesMin : 0, differences };
+  return {
+    extentsCompared,
+    bytesCompared: extentsCompared * EXTENT_BYTES,
+    copiesMin: Number.isFinite(copiesMin) ? copiesMin : 0,
+    differences,
+    damaged,
+  };
 }
 
 /** Every extent that some replica has allocated. */
-async function allocatedExtents(segment: Segment, replicas: readonly Replica[], copier: Copier): Promise<number[]> {
+export async function allocatedExtents(
+  segment: Segment,
+  replicas: readonly Replica[],
+  copier: Copier,
+): Promise<number[]> {
   const lists = await Promise.all(replicas.map((replica) => copier.listExtents(segment, replica, 0, true)));
   return [...new Set(lists.flat())].sort((a, b) => a - b);
 }
 
-/** Drives whose copy of the extent differs from the first replica's; empty when all are equal. */
-async function differingDrives(segment: Segment, replicas: readonly Replica[], extent: number, io: VolumeIo) {
+async function lockedCopies(segment: Segment, replicas: readonly Replica[], extent: number, io: VolumeIo) {
   const row = await io.lockExtent(segment.index, extent * EXTENT_BYTES);
   if (row === null) throw new BraidError('FENCED', 'the volume is not owned here any more');
   try {
-    const sums = await Promise.all(replicas.map((replica) => extentChecksums(segment, replica, extent)));
-    return replicas.filter((_, index) => sums[index] !== sums[0]).map((replica) => replica.driveId);
+    return await compareCopies(segment, replicas, extent, false);
   } finally {
     io.unlockExtent(row);
   }
 }
 
-const CRC_OF_ZERO_BLOCK = 0x98f94189;
-
-/** The extent's 32 checksums as text, zeros where nothing is allocated. */
-async function extentChecksums(segment: Segment, replica: Replica, extent: number): Promise<string> {
-  const { session } = replica;
-  const reply = await session.peer.checksums(session.handle, segment.index, extent * EXTENT_BYTES);
-  if (reply.status !== STATUS.OK)
-    throw new BraidError(
-      'DRIVE',
-      `reading extent ${extent} on drive ${replica.driveId} failed with ${statusName(reply.status)}`,
-    );
-  if ((reply.flags & FLAG.ZEROES) !== 0) return new Uint32Array(EXTENT_BYTES / 4096).fill(CRC_OF_ZERO_BLOCK).join();
-  const { buffer, byteOffset, byteLength } = reply.payload;
-  const view = new DataView(buffer, byteOffset, byteLength);
-  return Array.from({ length: byteLength / 4 }, (_, index) => view.getUint32(index * 4, true)).join();
+/** Drives of the copies that differ from the first one that could be read; none when all are equal. */
+function differing(copies: readonly CopySums[]): Difference['driveIds'] {
+  const sound = copies.filter(({ status }) => status === STATUS.OK);
+  const first = sound[0]?.sums;
+  return sound
+    .filter(({ sums }) => sums.some((sum, block) => sum !== first?.[block]))
+    .map((copy) => copy.replica.driveId);
 }

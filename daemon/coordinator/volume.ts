@@ -15,21 +15,17 @@ import { sleep, type Timer } from '../ports/clock.js';
 import type { ServedSegment, ServedVolume, VerifyReport, VolumeState } from '../ports/shard.js';
 import { OPCODE, STATUS } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
-import { listRecords, readRecord } from '../ports/stored-records.js';
-import {
-  records,
-  type DriveRecord,
-  type OwnerRecord,
-  type SegmentRecord,
-  type VolumeRecord,
-} from '../protocol/records.js';
+import { listRecords } from '../ports/stored-records.js';
+import { records, type DriveRecord, type SegmentRecord, type VolumeRecord } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
-import { VOLUME_TICK_MS, type CoordinatorContext } from './context.js';
+import { Serial, VOLUME_TICK_MS, type CoordinatorContext } from './context.js';
 import { Copier } from './copier.js';
 import { VolumeIo } from './io.js';
 import { VolumeLayout } from './layout.js';
 import { Membership } from './membership.js';
+import { claim, type Ownership, swapOwner } from './ownership.js';
 import { RegionTracker } from './regions.js';
+import { VolumeScrub } from './scrub.js';
 import { Replica, Segment, SegmentCounts, type Session } from './segment.js';
 import { verifyReplicas } from './verify.js';
 
@@ -42,14 +38,6 @@ const OPEN_GRACE_MS = 2 * limits.reconnectGraceMs;
 const OPEN_GIVE_UP_MS = 10_000;
 /** How long a release waits for client I/O that cannot end (suspended writes). */
 const RELEASE_WAIT_MS = 5_000;
-const STORE_ATTEMPTS = 5;
-const STORE_RETRY_MS = 200;
-
-interface Ownership {
-  readonly volume: VolumeRecord;
-  readonly epoch: number;
-  readonly revision: number;
-}
 
 export class Volume {
   readonly id: VolumeId;
@@ -65,6 +53,9 @@ export class Volume {
   readonly #regions: RegionTracker;
   readonly #membership: Membership;
   readonly #copier: Copier;
+  readonly scrub: VolumeScrub;
+  /** A verification and the scrub take turns: they share a window of extent locks. */
+  readonly #comparing = new Serial();
   #state: VolumeState = 'opening';
   #reason = '';
   #ticks: Timer | null = null;
@@ -115,6 +106,10 @@ export class Volume {
       events: this.#membershipEvents(),
     });
     this.#copier = new Copier({ ...shared, layout: this.#layout, volumeName: volume.name }, this.io, this.#membership);
+    this.scrub = new VolumeScrub({
+      ...shared,
+      ...{ volume, layout: this.#layout, io: this.io, copier: this.#copier, comparing: this.#comparing },
+    });
   }
 
   #ioHooks(): ConstructorParameters<typeof VolumeIo>[0]['hooks'] {
@@ -156,6 +151,12 @@ export class Volume {
       },
       onPressure: () => {
         void this.#cool(0, PRESSURE_BATCHES);
+      },
+      onDamaged: (segment, replica, offsetBytes) => {
+        if (this.#state === 'serving') this.#copier.repair(segment, offsetBytes, replica.bit);
+      },
+      onForgotten: (segment, regions) => {
+        this.scrub.want(segment, regions);
       },
       fenced: (reason) => {
         this.#fence(reason);
@@ -227,7 +228,10 @@ export class Volume {
         for (const index of replica.hotRegions) {
           const region = segment.index * this.#regions.regionsPerSegment + index;
           if (segment.inSyncCount > 1 || !segment.whole) this.#regions.markDirty(region);
-          else this.#regions.markHot(region);
+          else {
+            this.#regions.markHot(region);
+            this.scrub.want(segment, [index]);
+          }
         }
       }
       // When all may lack something none is better than another: one that cannot be made equal may leave the set.
@@ -248,6 +252,7 @@ export class Volume {
     this.#reason = reason;
     this.#context.log.warn({ volume: this.name, epoch: this.epoch, reason }, 'volume is fenced');
     this.#copier.stop();
+    this.scrub.close();
     this.#wakeOpening();
     // The caller may be in the middle of an operation: end all of them once it has returned.
     void Promise.resolve().then(() => {
@@ -264,6 +269,7 @@ export class Volume {
     void this.#membership.dropOverdue().then(() => this.#membership.reviveSessions());
     void this.#resyncNext();
     void this.#cool(COOL_IDLE_TICKS, COOL_BATCHES_PER_TICK);
+    if (this.#state === 'serving') this.scrub.tick();
   }
 
   async #resyncNext(): Promise<void> {
@@ -381,7 +387,7 @@ export class Volume {
       );
     this.#verifying = true;
     try {
-      return await verifyReplicas(this.#segments, this.io, this.#copier);
+      return await this.#comparing.run(() => verifyReplicas(this.#segments, this.#layout, this.io, this.#copier));
     } finally {
       this.#verifying = false;
     }
@@ -413,6 +419,11 @@ export class Volume {
     }));
   }
 
+  /** Damaged extents that were rewritten from another copy. */
+  get repairs(): number {
+    return this.#copier.repairs;
+  }
+
   get degradedReplicas(): number {
     return this.#counts.degradedReplicas;
   }
@@ -427,6 +438,7 @@ export class Volume {
       this.#state = 'releasing';
       await Promise.race([this.io.idle(), sleep(this.#context.clock, RELEASE_WAIT_MS)]);
       this.#copier.stop();
+      this.scrub.close();
       // Held writes are given up unacknowledged; then nothing is cooled, and the next owner makes the copies equal.
       const quiet = this.io.inFlight === 0;
       if (wasServing && quiet && !this.#isFenced())
@@ -470,71 +482,6 @@ export class Volume {
     this.io.assertConsistent();
     this.#counts.assertConsistent(this.#segments, this.#sessions);
   }
-}
-
-/** Raises the epoch by compare-and-swap, if the volume is free. */
-async function claim(context: CoordinatorContext, id: VolumeId): Promise<Ownership> {
-  const { store, nodeId, incarnation } = context;
-  const volume = await readRecord(store, storeKeys.volume(id), records.volume);
-  if (volume === null || volume.value.deleting)
-    throw new BraidError('NOT_FOUND', `volume ${id} does not exist (any more)`);
-  const owner = await readRecord(store, storeKeys.owner(id), records.owner);
-  const previous = owner?.value;
-  const mine = previous?.nodeId === nodeId && previous.incarnation === incarnation;
-  if (previous !== undefined && previous.nodeId !== '' && !mine) {
-    const alive = await readRecord(store, storeKeys.alive(previous.nodeId as NodeId), records.nodeAlive);
-    if (alive?.value.incarnation === previous.incarnation) {
-      throw new BraidError(
-        'CONFLICT',
-        `volume ${volume.value.name} is owned by node ${previous.nodeId}; detach it there first, or wait for that node's lease to end`,
-      );
-    }
-  }
-  const epoch = (previous?.epoch ?? 0) + 1;
-  const revision = await swapOwner(context, id, owner?.revision ?? 0, { epoch, nodeId, incarnation });
-  if (revision === null)
-    throw new BraidError(
-      'ABORTED',
-      `volume ${volume.value.name} was claimed by another node at the same moment; try again`,
-    );
-  return { volume: volume.value, epoch, revision };
-}
-
-/**
- * Replaces the Owner record if it is still at `revision`; null if somebody else was faster. When the store does not answer, it looks whether
- * the change was made after all, and tries again a few times. Rejects with UNAVAILABLE when that does not help.
- */
-async function swapOwner(
-  context: CoordinatorContext,
-  id: VolumeId,
-  revision: number,
-  owner: OwnerRecord,
-): Promise<number | null> {
-  const { store, clock } = context;
-  const key = storeKeys.owner(id);
-  const operation = { type: 'put', key, value: records.owner.encode(owner) } as const;
-  for (let attempt = 1; ; attempt++) {
-    try {
-      const result = await store.txn([{ key, revision }], [operation]);
-      if (result.committed) return result.revision;
-      const current = await readRecord(store, key, records.owner);
-      const ours =
-        current?.value.epoch === owner.epoch &&
-        current.value.nodeId === owner.nodeId &&
-        current.value.incarnation === owner.incarnation;
-      return ours ? current.revision : null;
-    } catch (error) {
-      if (attempt === STORE_ATTEMPTS) throw error;
-      await sleep(clock, STORE_RETRY_MS);
-    }
-  }
-}
-
-/** Gives up an ownership that this agent has on record but does not exercise: an answer of the store was lost. */
-export async function abandonOwnership(context: CoordinatorContext, id: VolumeId): Promise<void> {
-  const owner = await readRecord(context.store, storeKeys.owner(id), records.owner);
-  if (owner?.value.nodeId !== context.nodeId || owner.value.incarnation !== context.incarnation) return;
-  await swapOwner(context, id, owner.revision, { epoch: owner.value.epoch, nodeId: '', incarnation: '' });
 }
 
 interface LoadedSegments {

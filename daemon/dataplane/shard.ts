@@ -13,7 +13,8 @@ import type { CoordinatorContext } from '../coordinator/context.js';
 import { InternalBuffers, Serial, Ticker, VOLUME_TICK_MS, type Severity } from '../coordinator/context.js';
 import { OperationBudget } from '../coordinator/operation-budget.js';
 import { PeerPool, type PeerListener } from '../coordinator/peers.js';
-import { abandonOwnership, Volume } from '../coordinator/volume.js';
+import { abandonOwnership } from '../coordinator/ownership.js';
+import { Volume } from '../coordinator/volume.js';
 import type { BlockVolume } from '../ports/block-volume.js';
 import type { Clock } from '../ports/clock.js';
 import type { ClusterStore } from '../ports/cluster-store.js';
@@ -22,7 +23,15 @@ import type { EventSink } from '../ports/event-sink.js';
 import type { Log } from '../ports/log.js';
 import type { MetaStoreOpener } from '../ports/meta-store.js';
 import type { Network, NetworkHandler } from '../ports/network.js';
-import type { ServedSegment, ServedVolume, ShardControl, ShardStats, VerifyReport } from '../ports/shard.js';
+import type {
+  ScrubAction,
+  ScrubSettings,
+  ServedSegment,
+  ServedVolume,
+  ShardControl,
+  ShardStats,
+  VerifyReport,
+} from '../ports/shard.js';
 import { POOL_FRONTEND, POOL_INTERNAL, POOL_PEER, type Pool, type Slab } from '../ports/slab.js';
 import { OPCODE, STATUS, statusName } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
@@ -31,6 +40,7 @@ import { records } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
 import { ReplicaDrive } from '../replica/drive.js';
 import { ReplicaServer } from '../replica/server.js';
+import { NO_SCRUB_STATS } from '../ports/shard.js';
 import { LOOPBACK, Switchboard } from './switchboard.js';
 
 /** What serves volumes to clients: the NBD server in production, a model client in the simulator. */
@@ -72,6 +82,7 @@ export interface ShardParts {
   readonly eventLoopDelayMsP99: () => number;
   /** Hot regions per drive; `limits.hotRegionsPerDriveMax` unless given. */
   readonly hotRegionsMax?: number;
+  readonly scrub: ScrubSettings;
 }
 
 export class Shard implements ShardControl {
@@ -146,6 +157,8 @@ export class Shard implements ShardControl {
       },
       buffers: new InternalBuffers(slab),
       budget: new OperationBudget(),
+      scrub: parts.scrub,
+      scrubTurns: new Serial(),
     };
     slab.onAvailable = (pool) => {
       this.#onSlabAvailable(pool);
@@ -198,7 +211,7 @@ export class Shard implements ShardControl {
   // ---- drives
 
   async openDrive(driveId: DriveId, directory: string): Promise<{ slotCount: number }> {
-    const { disks, metas, slab, clock, log, clusterId, bootId, events } = this.#parts;
+    const { disks, metas, slab, clock, log, clusterId, bootId, events, scrub } = this.#parts;
     const hotRegionsMax = this.#parts.hotRegionsMax ?? limits.hotRegionsPerDriveMax;
     const onFailed = (reason: string): void => {
       events.report({
@@ -206,6 +219,9 @@ export class Shard implements ShardControl {
         subject: `drive/${driveId}`,
         message: `the drive failed: ${reason}; replace it, or restart the agent once it is well`,
       });
+    };
+    const onScrubbed = (message: string): void => {
+      events.report({ severity: 'warning', subject: `drive/${driveId}`, message });
     };
     const drive = await ReplicaDrive.open({
       driveId,
@@ -219,6 +235,8 @@ export class Shard implements ShardControl {
       bootId,
       hotRegionsMax,
       onFailed,
+      onScrubbed,
+      scrub,
     });
     this.#replicas.addDrive(drive);
     return { slotCount: drive.slotCount };
@@ -309,6 +327,22 @@ export class Shard implements ShardControl {
     return volume.verify();
   }
 
+  scrubDrive(driveId: DriveId, action: ScrubAction): Promise<void> {
+    const drive = this.#replicas.drive(driveId);
+    if (drive?.isServing !== true)
+      return Promise.reject(new BraidError('NOT_FOUND', `drive ${driveId} is not open here; braid drive ls says why`));
+    drive.scrubber[action]();
+    return Promise.resolve();
+  }
+
+  scrubVolume(volumeId: VolumeId, action: ScrubAction): Promise<void> {
+    const volume = this.#volumes.get(volumeId);
+    if (volume === undefined)
+      return Promise.reject(new BraidError('NOT_FOUND', 'the volume is not served by this shard; attach it first'));
+    volume.scrub[action]();
+    return Promise.resolve();
+  }
+
   setLeaseDeadline(deadlineMs: number): void {
     this.#leaseDeadlineMs = deadlineMs;
   }
@@ -321,7 +355,7 @@ export class Shard implements ShardControl {
       volumeId: stats.uuid as VolumeId,
       inFlight: stats.inFlight,
       connections: stats.connections,
-      degradedReplicas: this.#volumes.get(stats.uuid as VolumeId)?.degradedReplicas ?? 0,
+      ...volumeStats(this.#volumes.get(stats.uuid as VolumeId)),
       read: stats.read,
       write: stats.write,
       flush: stats.flush,
@@ -348,6 +382,14 @@ export class Shard implements ShardControl {
   }
 }
 
+function volumeStats(volume: Volume | undefined): Pick<VolumeStats, 'degradedReplicas' | 'repairs' | 'scrub'> {
+  return {
+    degradedReplicas: volume?.degradedReplicas ?? 0,
+    repairs: volume?.repairs ?? 0,
+    scrub: volume?.scrub.stats() ?? NO_SCRUB_STATS,
+  };
+}
+
 function driveStats(drive: ReplicaDrive): ShardStats['drives'][number] {
   const stats = drive.stats();
   return {
@@ -360,6 +402,7 @@ function driveStats(drive: ReplicaDrive): ShardStats['drives'][number] {
     inFlight: stats.inFlight,
     checksumMismatches: stats.checksumMismatches,
     metadataBytes: stats.metaBytes,
+    scrub: stats.scrub,
     read: stats.read,
     write: stats.write,
     flush: stats.flush,

@@ -4,7 +4,16 @@
 import type { VolumeId } from '../base/ids.js';
 import { assert } from '../base/assert.js';
 
-export const TABLE = { SUPERBLOCK: 0, EPOCH: 1, LAYOUT: 2, EXTENT: 3, ACTIVITY: 4, FREED: 5 } as const;
+export const TABLE = {
+  SUPERBLOCK: 0,
+  EPOCH: 1,
+  LAYOUT: 2,
+  EXTENT: 3,
+  ACTIVITY: 4,
+  FREED: 5,
+  SCRUB: 6,
+  DAMAGED: 7,
+} as const;
 
 export const UUID_BYTES = 16;
 const SEGMENT_AT = 1 + UUID_BYTES;
@@ -64,6 +73,8 @@ function itemKey(table: number, volume: Uint8Array, segment: number, item: numbe
 
 export const SUPERBLOCK_KEY: Uint8Array = Uint8Array.of(TABLE.SUPERBLOCK);
 
+export const SCRUB_KEY: Uint8Array = Uint8Array.of(TABLE.SCRUB);
+
 /** Prefix of all keys of a table. */
 export function tablePrefix(table: number): Uint8Array {
   return Uint8Array.of(table);
@@ -87,6 +98,10 @@ export function activityKey(volume: Uint8Array, segment: number, region: number)
   return itemKey(TABLE.ACTIVITY, volume, segment, region);
 }
 
+export function damagedKey(volume: Uint8Array, segment: number, extent: number): Uint8Array {
+  return itemKey(TABLE.DAMAGED, volume, segment, extent);
+}
+
 export function freedKey(slot: number): Uint8Array {
   const key = new Uint8Array(5);
   key[0] = TABLE.FREED;
@@ -99,7 +114,7 @@ export function volumeOfKey(key: Uint8Array): VolumeId {
   return uuidFromBytes(key, 1) as VolumeId;
 }
 
-/** Of a layout, extent or activity key. */
+/** Of a layout, extent, activity or damaged key. */
 export function segmentOfKey(key: Uint8Array): number {
   return readU32(key, SEGMENT_AT);
 }

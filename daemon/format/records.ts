@@ -132,3 +132,53 @@ export function extentKnown(record: Uint8Array): number {
 export function extentChecksum(record: Uint8Array, block: number): number {
   return readU32(record, CHECKSUMS_AT + 4 * block);
 }
+
+/** How far the scrub of a drive is, or when it was. */
+export interface ScrubRecord {
+  /** Wall clock; 0: never. */
+  readonly startedMs: number;
+  /** Of the last pass that came to its end. */
+  readonly completedMs: number;
+  readonly bytesDone: number;
+  readonly isRunning: boolean;
+  /** Where the pass goes on: replicas by name (`replicaKey`), extents in order. */
+  readonly replica: string;
+  readonly extent: number;
+}
+
+export const NEVER_SCRUBBED: ScrubRecord = {
+  startedMs: 0,
+  completedMs: 0,
+  bytesDone: 0,
+  isRunning: false,
+  replica: '',
+  extent: 0,
+};
+const SCRUB_NAME_AT = 32;
+
+export function encodeScrub(record: ScrubRecord): Uint8Array {
+  const name = new TextEncoder().encode(record.replica);
+  const bytes = new Uint8Array(SCRUB_NAME_AT + name.length);
+  const view = new DataView(bytes.buffer);
+  view.setBigUint64(0, BigInt(record.startedMs), true);
+  view.setBigUint64(8, BigInt(record.completedMs), true);
+  view.setBigUint64(16, BigInt(record.bytesDone), true);
+  view.setUint32(24, Number(record.isRunning), true);
+  view.setUint32(28, record.extent, true);
+  bytes.set(name, SCRUB_NAME_AT);
+  return bytes;
+}
+
+/** What cannot be read is a pass that never was: nothing but time depends on it. */
+export function decodeScrub(bytes: Uint8Array): ScrubRecord {
+  if (bytes.length < SCRUB_NAME_AT) return NEVER_SCRUBBED;
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  return {
+    startedMs: Number(view.getBigUint64(0, true)),
+    completedMs: Number(view.getBigUint64(8, true)),
+    bytesDone: Number(view.getBigUint64(16, true)),
+    isRunning: view.getUint32(24, true) !== 0,
+    extent: view.getUint32(28, true),
+    replica: new TextDecoder().decode(bytes.subarray(SCRUB_NAME_AT)),
+  };
+}

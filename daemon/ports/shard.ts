@@ -31,6 +31,43 @@ export interface ServedSegment {
   }[];
 }
 
+/** How a shard scrubs its drives and volumes. */
+export interface ScrubSettings {
+  readonly bytesPerSecond: number;
+  /** From one pass to the next; 0: only when asked. */
+  readonly intervalMs: number;
+}
+
+/** Scrub of a drive (its data against its checksums) or of a volume (its copies against each other). */
+export interface ScrubStats {
+  readonly isRunning: boolean;
+  /** Wall clock; 0: never. */
+  readonly startedMs: number;
+  /** When a pass came to its end last; 0: never. */
+  readonly completedMs: number;
+  /** Of the pass that is under way. */
+  readonly passBytesDone: number;
+  readonly passBytesTotal: number;
+  /** Since the drive was opened or the volume taken: read or compared; damaged or differing extents; those that are right again. */
+  readonly bytes: number;
+  readonly errors: number;
+  readonly repaired: number;
+  /** Found, and not right yet. */
+  readonly unresolved: number;
+}
+
+export const NO_SCRUB_STATS: ScrubStats = {
+  isRunning: false,
+  startedMs: 0,
+  completedMs: 0,
+  passBytesDone: 0,
+  passBytesTotal: 0,
+  bytes: 0,
+  errors: 0,
+  repaired: 0,
+  unresolved: 0,
+};
+
 /** Result of comparing all in-sync replicas of a volume, extent by extent. */
 export interface VerifyReport {
   readonly extentsCompared: number;
@@ -41,7 +78,17 @@ export interface VerifyReport {
   readonly differences: readonly {
     readonly segment: number;
     readonly extent: number;
+    /** In the volume. */
+    readonly offsetBytes: number;
     readonly driveIds: readonly DriveId[];
+  }[];
+  /** Copies of extents that do not match their checksums, or cannot be read. */
+  readonly damaged: readonly {
+    readonly segment: number;
+    readonly extent: number;
+    readonly offsetBytes: number;
+    readonly driveId: DriveId;
+    readonly problem: 'checksum' | 'unreadable';
   }[];
 }
 
@@ -52,6 +99,9 @@ export interface ShardStats {
     readonly inFlight: number;
     readonly connections: number;
     readonly degradedReplicas: number;
+    /** Damaged extents that were rewritten from another copy since the volume was taken. */
+    readonly repairs: number;
+    readonly scrub: ScrubStats;
     readonly read: OperationCounters;
     readonly write: OperationCounters;
     readonly flush: OperationCounters;
@@ -68,6 +118,7 @@ export interface ShardStats {
     readonly inFlight: number;
     readonly checksumMismatches: number;
     readonly metadataBytes: number;
+    readonly scrub: ScrubStats;
     /** What was asked of the data area, for clients, copies and repairs alike, from submission to completion. */
     readonly read: OperationCounters;
     readonly write: OperationCounters;
@@ -80,6 +131,8 @@ export interface ShardStats {
   readonly slabBytes: number;
   readonly eventLoopDelayMsP99: number;
 }
+
+export type ScrubAction = 'start' | 'stop';
 
 export interface ShardControl {
   /** Opens a formatted drive and serves its replicas. Rejects with `BraidError` (DRIVE, CORRUPT, CONFLICT, ...) and leaves everything else as it was. */
@@ -99,6 +152,10 @@ export interface ShardControl {
   servedSegments(volumeId: VolumeId): Promise<readonly ServedSegment[]>;
   /** Compares all in-sync replicas of a volume that is served here. */
   verifyVolume(volumeId: VolumeId): Promise<VerifyReport>;
+  /** Begins or ends a pass of a drive; nothing changes when one is, or is not, under way. Rejects with NOT_FOUND when it is not open here. */
+  scrubDrive(driveId: DriveId, action: ScrubAction): Promise<void>;
+  /** The same of a volume, whose copies are all read; NOT_FOUND when it is not served here. */
+  scrubVolume(volumeId: VolumeId, action: ScrubAction): Promise<void>;
   /** Removes the replicas of a deleted volume from the drives of this shard. Idempotent. */
   deleteReplicas(
     volumeId: VolumeId,
@@ -125,6 +182,7 @@ export interface ShardOptions {
   /** TCP address of the NBD server; absent: unix socket only. */
   readonly nbdTcp?: { readonly host: string; readonly port: number };
   readonly slabBytes: number;
+  readonly scrub: ScrubSettings;
   readonly logLevel: 'debug' | 'info' | 'warn' | 'error';
 }
 

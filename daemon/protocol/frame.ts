@@ -15,6 +15,9 @@ export const OPCODE = {
   /** Replica to coordinator, no reply: the activity log of a drive is filling up, cool what is idle. */
   PRESSURE: 8,
   DELETE: 9, // DeleteRequest -> empty
+  LEARN: 10, // LearnRequest -> empty; of `segment`
+  /** Replica to coordinator, no reply: the extent at `offset` of `segment` does not match its checksums, or cannot be read. */
+  DAMAGED: 11,
 
   /** Data operations on `segment` of `session`: `offset` and `length` are block-aligned and inside one extent. */
   WRITE: 16, // payload: the data
@@ -23,7 +26,7 @@ export const OPCODE = {
   ZERO: 19,
   /** All writes of the session acknowledged before are durable on its drives when it is acknowledged. */
   FLUSH: 20,
-  /** Reply payload: the 32 checksums of the extent as read from the drive (128 bytes), or none with FLAG.ZEROES. */
+  /** Reply payload: stamp, mask of the known checksums, and the 32 checksums of the extent as read from the drive (136 bytes); none with FLAG.ZEROES. */
   CHECKSUM: 21,
 
   REPLY: 0x80,
@@ -38,6 +41,10 @@ export const FLAG = {
   ZEROES: 4,
   /** On READ: this repairs or copies; do not count it as client load. */
   INTERNAL: 8,
+  /** On a READ reply: nobody here knows the checksum of some block, so it may have rotted. */
+  UNVERIFIED: 16,
+  /** On CHECKSUM: as kept, without reading the drive, where all are known. */
+  STORED: 32,
 } as const;
 
 /** Result of a request, in the reply's `status`. Closed list. */

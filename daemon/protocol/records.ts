@@ -19,6 +19,7 @@ export type AttachmentRecord = Fields<braid.Attachment>;
 export type ReplicaRecord = Fields<braid.Replica>;
 export type SegmentRecord = Omit<Fields<braid.Segment>, 'replicas'> & { replicas: ReplicaRecord[] };
 export type VolumeStatusRecord = Fields<braid.VolumeStatus>;
+export type ScrubRecord = Fields<braid.Scrub>;
 export type EventRecord = Fields<braid.Event>;
 
 export interface RecordCodec<T> {
@@ -92,5 +93,6 @@ export const records = {
   attachment: codecOf<AttachmentRecord>(braid.Attachment),
   segment: codecOf<SegmentRecord>(braid.Segment),
   volumeStatus: codecOf<VolumeStatusRecord>(braid.VolumeStatus),
+  scrub: codecOf<ScrubRecord>(braid.Scrub),
   event: codecOf<EventRecord>(braid.Event),
 } as const;

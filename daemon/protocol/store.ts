@@ -13,6 +13,7 @@
  * segments/<volumeId>/<index>    Segment; index as 5 hex digits, so that key order is numeric order
  * creating/<volumeId>            empty, under the creator's lease: its records are being written
  * status/<volumeId>              VolumeStatus, under the owner's node lease
+ * scrubs/<volumeId>              Scrub, written by the owner
  * events/<timeMs><random>        Event; oldest are pruned
  * ```
  */
@@ -37,5 +38,6 @@ export const storeKeys = {
   segment: (id: VolumeId, index: number) => `segments/${id}/${index.toString(16).padStart(5, '0')}`,
   statuses: 'status/',
   status: (id: VolumeId) => `status/${id}`,
+  scrub: (id: VolumeId) => `scrubs/${id}`,
   events: 'events/',
 } as const;

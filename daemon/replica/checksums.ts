@@ -7,7 +7,8 @@
  * Invariants (assertConsistent):
  * - every entry is free, pinned (its region is not cold), or in the list of cold entries, which has at most `coldRegionsMax`;
  * - an entry and its region name each other;
- * - only pinned entries have extents that differ from their records.
+ * - only pinned entries have extents that differ from their records;
+ * - a block's checksum is known, or expected, or neither.
  */
 import { assert, must } from '../base/assert.js';
 import { ZERO_BLOCK_CRC32C } from '../base/crc32c.js';
@@ -34,10 +35,17 @@ export class ChecksumTable {
   readonly #checksums: Uint32Array;
   /** Per extent: which of its blocks' checksums are known. */
   readonly #known: Uint32Array;
+  /**
+   * Per extent: which of its blocks have a checksum from before a crash. Data that matches it was not written since, and is right: then it is
+   * known. Data that does not was written shortly before the crash, or has rotted: nobody can tell here.
+   */
+  readonly #expected: Uint32Array;
   /** Per entry, a bit per extent: what is here counts, not what the record says. */
   readonly #loaded: Uint32Array;
   /** Per entry, a bit per extent: the record says something else. */
   readonly #dirty: Uint32Array;
+  /** Per entry: it was hot when the drive was lost. */
+  readonly #restored: Uint8Array;
   readonly #pinned: Uint8Array;
   readonly #region: Uint32Array;
   readonly #replica: (Replica | null)[];
@@ -47,6 +55,8 @@ export class ChecksumTable {
   readonly #freed: number[] = [];
   #unused = 1;
   #coldCount = 0;
+  /** The last `firstMismatch` found none, and the checksums of all its blocks are known. */
+  wasVerified = false;
 
   constructor(options: ChecksumTableOptions) {
     const count = options.hotRegionsMax + options.coldRegionsMax + 1;
@@ -58,8 +68,10 @@ export class ChecksumTable {
     this.#entriesMax = count;
     this.#checksums = new Uint32Array(count * BLOCKS_PER_REGION);
     this.#known = new Uint32Array(count * EXTENTS_PER_REGION);
+    this.#expected = new Uint32Array(count * EXTENTS_PER_REGION);
     this.#loaded = new Uint32Array(count);
     this.#dirty = new Uint32Array(count);
+    this.#restored = new Uint8Array(count);
     this.#pinned = new Uint8Array(count);
     this.#region = new Uint32Array(count);
     this.#replica = new Array<Replica | null>(count).fill(null);
@@ -75,12 +87,12 @@ export class ChecksumTable {
     this.#pinned[entry] = 1;
   }
 
-  /** The region was hot when the drive was lost: its records' checksums mean nothing. */
+  /** The region was hot when the drive was lost: its records' checksums are those of blocks that were not written since, at best. */
   pinUnknown(replica: Replica, region: number): void {
     this.pin(replica, region);
     const entry = replica.checksumEntries[region] as number;
-    this.#known.fill(0, entry * EXTENTS_PER_REGION, (entry + 1) * EXTENTS_PER_REGION);
-    this.#loaded[entry] = ALL;
+    assert(this.#loaded[entry] === 0, 'nothing was read from a drive that is being opened');
+    this.#restored[entry] = 1;
     this.#dirty[entry] = ALL;
   }
 
@@ -90,6 +102,8 @@ export class ChecksumTable {
     assert(entry !== NONE && this.#pinned[entry] === 1, 'a hot region is pinned');
     this.#pinned[entry] = 0;
     this.#dirty[entry] = 0;
+    this.#expected.fill(0, entry * EXTENTS_PER_REGION, (entry + 1) * EXTENTS_PER_REGION);
+    this.#restored[entry] = 0;
     if (this.#coldCount >= this.#options.coldRegionsMax) this.#evictOldest();
     this.#append(entry);
   }
@@ -99,20 +113,21 @@ export class ChecksumTable {
     const item = this.#dirtyItem(replica, extent);
     const target = item * BLOCKS_PER_EXTENT + block;
     for (let index = 0; index < count; index++) this.#checksums[target + index] = from[fromIndex + index] as number;
-    this.#known[item] = (this.#known[item] as number) | mask(block, count);
+    this.#know(item, mask(block, count));
   }
 
   recordZeros(replica: Replica, extent: number, block: number, count: number): void {
     const item = this.#dirtyItem(replica, extent);
     const target = item * BLOCKS_PER_EXTENT + block;
     this.#checksums.fill(ZERO_BLOCK_CRC32C, target, target + count);
-    this.#known[item] = (this.#known[item] as number) | mask(block, count);
+    this.#know(item, mask(block, count));
   }
 
   /** A write to the blocks failed: nobody knows what they hold. */
   forget(replica: Replica, extent: number, block: number, count: number): void {
     const item = this.#dirtyItem(replica, extent);
     this.#known[item] = (this.#known[item] as number) & ~mask(block, count);
+    this.#expected[item] = (this.#expected[item] as number) & ~mask(block, count);
   }
 
   /** The extent has a new slot, which reads as zeros. */
@@ -131,12 +146,45 @@ export class ChecksumTable {
   ): number {
     const item = this.#item(replica, extent);
     const known = this.#known[item] as number;
+    const expected = this.#expected[item] as number;
     const target = item * BLOCKS_PER_EXTENT + block;
     for (let index = 0; index < count; index++) {
-      if (((known >>> (block + index)) & 1) === 0) continue;
-      if (this.#checksums[target + index] !== from[fromIndex + index]) return block + index;
+      const bit = 1 << (block + index);
+      if (((known | expected) & bit) === 0) continue;
+      const isSame = this.#checksums[target + index] === from[fromIndex + index];
+      if ((expected & bit) === 0 && !isSame) return block + index;
+      if ((expected & bit) !== 0 && isSame) this.#know(item, bit);
     }
+    const compared = mask(block, count);
+    this.wasVerified = ((this.#known[item] as number) & compared) >>> 0 === compared;
     return -1;
+  }
+
+  /** Which of the extent's checksums are known, a bit each; puts those into `to`. Loads nothing: what is cold stays as it is. */
+  peek(replica: Replica, extent: number, to: Uint32Array): number {
+    if (replica.checksumEntries[regionOf(extent)] === NONE) {
+      const record = this.#options.recordOf(replica, extent);
+      if (record === null) return 0;
+      for (let block = 0; block < BLOCKS_PER_EXTENT; block++) to[block] = extentChecksum(record, block);
+      return extentKnown(record);
+    }
+    const item = this.#item(replica, extent);
+    to.set(this.#checksums.subarray(item * BLOCKS_PER_EXTENT, (item + 1) * BLOCKS_PER_EXTENT));
+    return this.#known[item] as number;
+  }
+
+  /** Blocks whose checksums are not known have these: all copies are equal. In a cold region the caller has the record say so, too. */
+  learn(replica: Replica, extent: number, checksums: Uint32Array): void {
+    const item = this.#item(replica, extent);
+    const entry = replica.checksumEntries[regionOf(extent)] as number;
+    const target = item * BLOCKS_PER_EXTENT;
+    for (let block = 0; block < BLOCKS_PER_EXTENT; block++) {
+      if ((((this.#known[item] as number) >>> block) & 1) === 0)
+        this.#checksums[target + block] = checksums[block] as number;
+    }
+    this.#know(item, ALL);
+    if (this.#pinned[entry] === 1)
+      this.#dirty[entry] = (this.#dirty[entry] as number) | (1 << (extent % EXTENTS_PER_REGION));
   }
 
   /** Whether the extent's record has to be written when its region cools. */
@@ -175,6 +223,13 @@ export class ChecksumTable {
       const replica = this.#replica[entry] ?? null;
       if (replica === null) continue;
       used++;
+      for (let item = entry * EXTENTS_PER_REGION; item < (entry + 1) * EXTENTS_PER_REGION; item++) {
+        if ((((this.#loaded[entry] as number) >>> (item % EXTENTS_PER_REGION)) & 1) === 0) continue;
+        assert(
+          ((this.#known[item] as number) & (this.#expected[item] as number)) === 0,
+          'what is known is not expected',
+        );
+      }
       if (this.#pinned[entry] === 1) cold++;
       assert(
         replica.checksumEntries[this.#region[entry] as number] === entry,
@@ -206,12 +261,20 @@ export class ChecksumTable {
   #load(replica: Replica, extent: number, entry: number, item: number): void {
     this.#loaded[entry] = (this.#loaded[entry] as number) | (1 << (extent % EXTENTS_PER_REGION));
     const record = this.#options.recordOf(replica, extent);
-    this.#known[item] = record === null ? 0 : extentKnown(record);
+    const stored = record === null ? 0 : extentKnown(record);
+    const isRestored = this.#restored[entry] === 1;
+    this.#known[item] = isRestored ? 0 : stored;
+    this.#expected[item] = isRestored ? stored : 0;
     if (record === null) return;
     const target = item * BLOCKS_PER_EXTENT;
     for (let block = 0; block < BLOCKS_PER_EXTENT; block++) {
       this.#checksums[target + block] = extentChecksum(record, block);
     }
+  }
+
+  #know(item: number, blocks: number): void {
+    this.#known[item] = (this.#known[item] as number) | blocks;
+    this.#expected[item] = (this.#expected[item] as number) & ~blocks;
   }
 
   /** The region's entry, made if there is none; a cold one becomes the one used last. */
@@ -232,6 +295,7 @@ export class ChecksumTable {
     this.#loaded[entry] = 0;
     this.#dirty[entry] = 0;
     this.#pinned[entry] = 0;
+    this.#restored[entry] = 0;
     replica.setChecksumEntry(region, entry);
     this.#append(entry);
     return entry;

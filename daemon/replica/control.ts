@@ -5,7 +5,7 @@
  */
 import type { VolumeId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
-import { BLOCK_BYTES } from '../base/units.js';
+import { BLOCK_BYTES, BLOCKS_PER_EXTENT } from '../base/units.js';
 import { isUuid } from '../format/keys.js';
 import { OPCODE, STATUS, type Status } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
@@ -86,6 +86,12 @@ export class ControlRequests {
       return this.#host.answer(op, STATUS.OK, listExtents(segment.replica, request));
     }
     if (opcode === OPCODE.PURGE_TOMBSTONES) return void this.#purge(op, segment);
+    if (opcode === OPCODE.LEARN)
+      return void this.#learn(
+        op,
+        segment,
+        decode(() => learnRequest(segment.replica, payload)),
+      );
     throw new Malformed();
   }
 
@@ -187,6 +193,14 @@ export class ControlRequests {
     this.#host.answer(op, status, NOTHING);
   }
 
+  async #learn(op: number, { drive, replica }: OpenSegment, { extent, sums }: Learned): Promise<void> {
+    replica.operations++;
+    const status = await drive.learn(replica, extent, sums);
+    replica.operations--;
+    // Durable now, in a cold region: the extent's checksums.
+    this.#host.answer(op, status, NOTHING);
+  }
+
   async #close(op: number, session: Session): Promise<void> {
     this.#host.endSession(session);
     await session.drained();
@@ -242,6 +256,17 @@ export class ControlRequests {
       this.#host.endSession(session);
     }
   }
+}
+
+interface Learned {
+  readonly extent: number;
+  readonly sums: Uint32Array;
+}
+
+function learnRequest(replica: Replica, payload: Uint8Array): Learned {
+  const { extent, checksums } = braid.LearnRequest.decode(payload);
+  if (extent >= replica.extentCount || checksums.length !== BLOCKS_PER_EXTENT) throw new Malformed();
+  return { extent, sums: Uint32Array.from(checksums) };
 }
 
 function decode<T>(read: () => T): T {

@@ -19,7 +19,8 @@ export const DRIVE_TICK_MS = 1_000;
 const TIMEOUT_TICKS = Math.ceil(limits.driveTimeoutMs / DRIVE_TICK_MS) + 1;
 const PUNCH_TAG = limits.replicaOperationsMax;
 const FLUSH_TAG = PUNCH_TAG + limits.punchesPerDriveMax;
-const TAGS = FLUSH_TAG + 1;
+const SCRUB_TAG = FLUSH_TAG + 1;
+const TAGS = SCRUB_TAG + limits.scrubReadsPerDriveMax;
 const EIO = -5;
 
 /** What an operation counts as. */
@@ -62,6 +63,7 @@ export class DriveIo {
   readonly #ended = new OperationCounts(KINDS);
 
   readonly #punchDone = new Array<Callback | null>(limits.punchesPerDriveMax).fill(null);
+  readonly #scrubDone = new Array<Callback | null>(limits.scrubReadsPerDriveMax).fill(null);
   #flushWaiting: Callback[] = [];
   #flushing: Callback[] = [];
   #operationsWaiting: number[] = [];
@@ -89,6 +91,10 @@ export class DriveIo {
       flush: this.#ended.counters(KIND.FLUSH),
       trim: this.#ended.counters(KIND.TRIM),
     };
+  }
+
+  get inFlight(): number {
+    return this.#inFlight;
   }
 
   isInFlight(op: number): boolean {
@@ -127,6 +133,15 @@ export class DriveIo {
     this.#punchDone[index] = done;
     this.#start(PUNCH_TAG + index, KIND.TRIM, count * EXTENT_BYTES);
     this.#open.punch(PUNCH_TAG + index, slot * EXTENT_BYTES, count * EXTENT_BYTES);
+  }
+
+  /** Reads a slot for the scrub; at most limits.scrubReadsPerDriveMax at once. */
+  readSlot(slot: number, buffer: BufferId, done: Callback): void {
+    const index = this.#scrubDone.indexOf(null);
+    assert(index >= 0, 'reads of the scrub are bounded');
+    this.#scrubDone[index] = done;
+    this.#start(SCRUB_TAG + index, KIND.READ, EXTENT_BYTES);
+    this.#open.read(SCRUB_TAG + index, slot * EXTENT_BYTES, EXTENT_BYTES, buffer, 0);
   }
 
   /** Everything that completed before this call is durable when `done(0)` is called. */
@@ -168,9 +183,11 @@ export class DriveIo {
     if (this.#failed) return;
     this.#failed = true;
     this.#punchDone.fill(null);
+    const scrubDone = this.#scrubDone.splice(0);
     this.#operationsFlushing.push(...this.#operationsWaiting.splice(0));
     this.#flushing.push(...this.#flushWaiting.splice(0));
     this.#onFlushed(EIO);
+    for (const done of scrubDone) done?.(EIO);
   }
 
   /** Resolves when nothing is in flight any more; what an operation has yet to do at the drive is done first. */
@@ -181,8 +198,9 @@ export class DriveIo {
 
   #onInternal(tag: number, result: number): void {
     if (tag === FLUSH_TAG) return this.#onFlushed(result);
-    const done = must(this.#punchDone[tag - PUNCH_TAG], 'who waits for a punch');
-    this.#punchDone[tag - PUNCH_TAG] = null;
+    const [waiting, index] = tag < SCRUB_TAG ? [this.#punchDone, tag - PUNCH_TAG] : [this.#scrubDone, tag - SCRUB_TAG];
+    const done = must(waiting[index], 'who waits for a punch or a read');
+    waiting[index] = null;
     done(result);
   }
 

@@ -151,6 +151,20 @@ export class DriveMaintenance {
     return STATUS.OK;
   }
 
+  /** The extent's checksums, from its owner, who keeps writes away from it: those that are not known count from now on. */
+  async learn(replica: Replica, extent: number, sums: Uint32Array): Promise<Status> {
+    const { checksums, committer } = this.#parts;
+    const isDurable = await committer.commit((operations) => {
+      if (replica.slotOf(extent) === 0) return;
+      checksums.learn(replica, extent, sums);
+      // Cooling persists those of all other regions.
+      if (replica.stateOf(extent) !== REGION.COLD) return;
+      const key = extentKey(replica.volume, replica.segment, extent);
+      operations.push({ key, value: checksums.encodeRecord(replica, extent) });
+    });
+    return isDurable ? STATUS.OK : STATUS.IO_ERROR;
+  }
+
   /** Frees everything of a replica that no session uses. Can be repeated after a crash: the layout record goes last. */
   async deleteReplica(replica: Replica): Promise<Status> {
     const { committer, activity, checksums, freed, replicas } = this.#parts;

@@ -19,6 +19,7 @@ import type { Clock, Timer } from '../ports/clock.js';
 import type { DiskOpener } from '../ports/disk.js';
 import type { Log } from '../ports/log.js';
 import type { MetaOperation, MetaStore, MetaStoreOpener } from '../ports/meta-store.js';
+import type { ScrubSettings, ScrubStats } from '../ports/shard.js';
 import { NO_BUFFER, type Slab } from '../ports/slab.js';
 import { FLAG, OPCODE, STATUS, type Status } from '../protocol/frame.js';
 import { ActivityLog } from './activity-log.js';
@@ -33,10 +34,13 @@ import { FreedSlots } from './freed-slots.js';
 import { MapAhead } from './map-ahead.js';
 import { OPERATION, type OperationTable } from './operations.js';
 import { regionOf, type Replica } from './replica.js';
+import { DriveScrubber, type ScrubHost } from './scrubber.js';
 
 const ENOSPC = -28;
 /** Blocks reported as damaged, so that a client that reads one again and again fills no log. */
 const REPORTED_BLOCKS_MAX = 1_024;
+/** Passes only when asked for. */
+const NO_SCRUB: ScrubSettings = { bytesPerSecond: limits.scrubBytesPerSecondDefault, intervalMs: 0 };
 
 export interface DriveOptions {
   readonly directory: string;
@@ -50,13 +54,16 @@ export interface DriveOptions {
   readonly driveId?: string;
   /** The drive has failed: nothing on it can be used until it is opened anew. */
   readonly onFailed?: (reason: string) => void;
+  /** What an operator should know of it, beside failures. */
+  readonly onScrubbed?: (message: string) => void;
+  readonly scrub?: ScrubSettings;
   readonly hotRegionsMax?: number;
   /** UUID of this boot of the node: tells a killed process, which loses nothing, from lost power. */
   readonly bootId: string;
 }
 
 /** Who gets the results of a drive's operations: the replica server that it was added to. */
-export interface DriveHost {
+export interface DriveHost extends ScrubHost {
   readonly operations: OperationTable;
   /** The operation has ended. If the drive still holds its slot (`isHeld`), it releases it later. */
   onDone(op: number, status: Status, isHeld: boolean): void;
@@ -78,6 +85,7 @@ export interface DriveStats extends DriveIoStats {
   readonly activations: number;
   readonly commits: number;
   readonly metaBytes: number;
+  readonly scrub: ScrubStats;
 }
 
 type DriveState = 'loaded' | 'serving' | 'closing' | 'failed' | 'closed';
@@ -85,6 +93,9 @@ type DriveState = 'loaded' | 'serving' | 'closing' | 'failed' | 'closed';
 export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
   readonly id: DriveId;
   readonly slotCount: number;
+  /** Begins and ends passes over all that is on the drive. */
+  scrubber!: DriveScrubber;
+  readonly #createdMs: number;
   readonly #options: DriveOptions;
   readonly #slab: Slab;
   readonly #log: Log;
@@ -141,6 +152,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
   private constructor(options: DriveOptions, meta: MetaStore, superblock: Superblock, contents: DriveContents) {
     this.id = superblock.driveId as DriveId;
     this.slotCount = superblock.slotCount;
+    this.#createdMs = superblock.createdMs;
     this.#options = options;
     this.#slab = options.slab;
     this.#log = options.log.child({ drive: this.id });
@@ -152,7 +164,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     this.#checksums = new ChecksumTable({
       hotRegionsMax: Math.max(hotRegionsMax, contents.hotRegions.length),
       coldRegionsMax: limits.coldRegionsPerDriveMax,
-      recordOf: (replica, extent) => this.#recordOf(replica, extent),
+      recordOf: (replica, extent) => this.recordOf(replica, extent),
     });
     this.#activity = new ActivityLog(hotRegionsMax, this.#checksums, uuidToBytes(options.bootId));
     for (const { replica, region, bootId } of contents.hotRegions) this.#activity.restore(replica, region, bootId);
@@ -180,6 +192,9 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     this.#planner = new ExtentPlanner(this.#table, parts);
     this.#committer = new Committer(this.#meta, this, this.#table);
     this.#maintenance = new DriveMaintenance({ ...parts, committer: this.#committer });
+    const { clock, scrub = NO_SCRUB, onScrubbed = () => undefined } = this.#options;
+    const own = { slab: this.#slab, clock, log: this.#log, settings: scrub, createdMs: this.#createdMs };
+    this.scrubber = new DriveScrubber(this, host, { ...parts, ...own, committer: this.#committer, report: onScrubbed });
     // A crash may have come between their commit and their punch.
     for (const slot of this.#contents.freedSlots) this.#freed.unmapped(slot);
     this.#armTimer();
@@ -206,6 +221,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
       activations: this.#activity.activations,
       commits: this.#state === 'loaded' ? 0 : this.#committer.commits,
       metaBytes: this.#state === 'closed' ? 0 : this.#meta.usedBytes(),
+      scrub: this.scrubber.stats(),
     };
   }
 
@@ -243,6 +259,16 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
   /** Removes the tombstones with stamps up to `generation`: those that all replicas had when they were all in sync under it. */
   purgeTombstones(replica: Replica, generation: number): Promise<Status> {
     return this.#maintenance.purgeTombstones(replica, generation);
+  }
+
+  /** Which of the extent's checksums are known, a bit each; puts those into `to`. */
+  knownChecksums(replica: Replica, extent: number, to: Uint32Array): number {
+    return this.#checksums.peek(replica, extent, to);
+  }
+
+  /** The extent is equal on all copies and has these checksums: keeps those that it does not know. */
+  learn(replica: Replica, extent: number, checksums: Uint32Array): Promise<Status> {
+    return this.isServing ? this.#maintenance.learn(replica, extent, checksums) : Promise.resolve(STATUS.IO_ERROR);
   }
 
   deleteReplica(replica: Replica): Promise<Status> {
@@ -485,6 +511,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
       this.#reportMismatch(replica, extent, block);
       return this.#host.onDone(op, STATUS.CHECKSUM_MISMATCH, false);
     }
+    if (!this.#checksums.wasVerified) table.flags[op] = (table.flags[op] as number) | FLAG.UNVERIFIED;
     this.#host.onDone(op, STATUS.OK, false);
   }
 
@@ -533,12 +560,13 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     return ((this.#table.offset[op] as number) % EXTENT_BYTES) / BLOCK_BYTES;
   }
 
-  #recordOf(replica: Replica, extent: number): Uint8Array | null {
+  /** The extent's record, valid until the next call. */
+  recordOf(replica: Replica, extent: number): Uint8Array | null {
     return this.#meta.get(extentKey(replica.volume, replica.segment, extent));
   }
 
   #storedSlot(replica: Replica, extent: number): number {
-    const record = this.#recordOf(replica, extent);
+    const record = this.recordOf(replica, extent);
     return record === null ? 0 : extentSlot(record);
   }
 
@@ -554,6 +582,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
       if (this.#io.tick()) this.fail(`an operation did not end within ${limits.driveTimeoutMs} ms`);
       else if (this.#committer.tick(DRIVE_TICK_MS))
         this.fail(`a metadata commit did not end within ${limits.driveTimeoutMs} ms`);
+      else this.scrubber.tick();
     });
   }
 }

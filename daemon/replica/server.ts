@@ -16,10 +16,12 @@ import type { Log } from '../ports/log.js';
 import type { ConnectionId, Network } from '../ports/network.js';
 import { NO_BUFFER, POOL_INTERNAL, POOL_PEER, type BufferId, type Pool, type Slab } from '../ports/slab.js';
 import { FLAG, Frame, OPCODE, PROTOCOL_VERSION, STATUS, statusName, type Status } from '../protocol/frame.js';
+import { ALL_KNOWN, encodeExtentSums } from '../protocol/extent-sums.js';
 import { braid } from '../protocol/generated/messages.js';
 import { type ControlHost, ControlRequests } from './control.js';
 import type { DriveHost, ReplicaDrive } from './drive.js';
 import { NO_OPERATION, OPERATION, OperationList, OperationTable } from './operations.js';
+import type { Replica } from './replica.js';
 import type { OpenSegment } from './sessions.js';
 import { Peer, type Session, SessionRegistry } from './sessions.js';
 
@@ -58,7 +60,7 @@ export class ReplicaServer implements DriveHost, ControlHost {
   readonly #reads = new OperationList(this.operations);
   readonly #checksumReads = new OperationList(this.operations);
   readonly #reply = new Frame();
-  readonly #checksumPayload = new Uint8Array(4 * BLOCKS_PER_EXTENT);
+  readonly #storedChecksums = new Uint32Array(BLOCKS_PER_EXTENT);
   readonly #pressed = new Set<ReplicaDrive>();
   #unanswered = 0;
   #pausedPeers = 0;
@@ -184,6 +186,22 @@ export class ReplicaServer implements DriveHost, ControlHost {
     }
   }
 
+  onDamaged(replica: Replica, extent: number): void {
+    for (const session of this.registry.sessions()) {
+      if (session.segments.get(replica.segment)?.replica !== replica) continue;
+      this.#reply.request(OPCODE.DAMAGED, 0, session.handle, replica.segment);
+      this.#reply.epoch = session.epoch;
+      this.#reply.offset = extent * EXTENT_BYTES;
+      this.#network.send(session.peer.connection, this.#reply, NO_BUFFER, 0, NO_BUFFER);
+    }
+  }
+
+  hasSession(replica: Replica): boolean {
+    for (const { segments } of this.registry.sessions())
+      if (segments.get(replica.segment)?.replica === replica) return true;
+    return false;
+  }
+
   onFailed(drive: ReplicaDrive, reason: string): void {
     this.#log.error({ drive: drive.id, reason }, 'requests to this drive are answered IO_ERROR from now on');
   }
@@ -270,6 +288,7 @@ export class ReplicaServer implements DriveHost, ControlHost {
     if (frame.opcode === OPCODE.READ) return this.#startRead(op, segment, this.#reads, POOL_PEER);
     if (frame.opcode === OPCODE.CHECKSUM) {
       this.operations.length[op] = EXTENT_BYTES;
+      if ((frame.flags & FLAG.STORED) !== 0 && this.#answerStored(op, segment)) return;
       return this.#startRead(op, segment, this.#checksumReads, POOL_INTERNAL);
     }
     segment.generation = frame.generation;
@@ -303,6 +322,16 @@ export class ReplicaServer implements DriveHost, ControlHost {
       table.buffer[op] = buffer;
     }
     segment.drive.read(op);
+  }
+
+  /** Answers with the checksums that are kept, if all are known. */
+  #answerStored(op: number, { drive, replica }: OpenSegment): boolean {
+    const extent = this.operations.extent[op] as number;
+    const known = drive.isServing && !replica.isBlank(extent);
+    if (!known || drive.knownChecksums(replica, extent, this.#storedChecksums) !== ALL_KNOWN) return false;
+    this.#sendChecksums(op, this.#storedChecksums, 0);
+    this.#release(op, false);
+    return true;
   }
 
   /** The pool has room again: those who waited for it first come first. */
@@ -432,18 +461,18 @@ export class ReplicaServer implements DriveHost, ControlHost {
   #replyWithData(op: number): void {
     const buffer = this.operations.buffer[op] as BufferId;
     if (this.operations.opcode[op] === OPCODE.READ) {
-      return this.#send(op, STATUS.OK, 0, buffer, this.operations.length[op] as number);
+      const flags = (this.operations.flags[op] as number) & FLAG.UNVERIFIED;
+      return this.#send(op, STATUS.OK, flags, buffer, this.operations.length[op] as number);
     }
-    const payload = this.#checksumPayload;
-    const from = this.#slab.checksumIndex(buffer);
-    for (let block = 0; block < BLOCKS_PER_EXTENT; block++) {
-      const checksum = this.#slab.checksums[from + block] as number;
-      payload[4 * block] = checksum;
-      payload[4 * block + 1] = checksum >>> 8;
-      payload[4 * block + 2] = checksum >>> 16;
-      payload[4 * block + 3] = checksum >>> 24;
-    }
-    this.#sendPayload(op, STATUS.OK, payload);
+    this.#sendChecksums(op, this.#slab.checksums, this.#slab.checksumIndex(buffer));
+  }
+
+  #sendChecksums(op: number, checksums: Uint32Array, from: number): void {
+    const { drive, replica } = must(this.#segmentOf[op], 'the segment of a read');
+    const extent = this.operations.extent[op] as number;
+    const sums = checksums.slice(from, from + BLOCKS_PER_EXTENT);
+    const known = drive.knownChecksums(replica, extent, this.#storedChecksums);
+    this.#sendPayload(op, STATUS.OK, encodeExtentSums({ stamp: replica.stampOf(extent), known, sums }));
   }
 
   /** Answers a request that takes no slot: refused, or a PING. */

@@ -14,6 +14,8 @@ export interface ExtraFaults {
   readonly full: number;
   /** I/O errors of one drive for a while; then it is well, and its agent restarts. */
   readonly broken: number;
+  /** Bits flip on one drive (rot.ts). */
+  readonly rot: number;
 }
 
 export interface Dimensions {
@@ -32,7 +34,7 @@ export const TIGHT_EXTENTS = TIGHT_SLOTS - 2;
 
 export const PLAIN: Dimensions = {
   world: {},
-  faults: { blackout: 0, full: 0, broken: 0 },
+  faults: { blackout: 0, full: 0, broken: 0, rot: 0 },
   pace: 1,
   isTight: false,
 };
@@ -44,10 +46,12 @@ export function drawDimensions(random: SimRandom): Dimensions {
   const slotCounts: number[] = [];
   if (isTight) slotCounts[random.below(copies.replicas)] = TIGHT_SLOTS;
   const weight = (): number => (random.chance(0.35) ? random.between(0, 1) : 0);
-  return {
+  const dimensions = {
     world: { nodes, ...copies, slotCounts },
-    faults: { blackout: weight(), full: weight(), broken: weight() },
+    faults: { blackout: weight(), full: weight(), broken: weight(), rot: 0 },
     pace: random.pick([1, 10, 40]),
     isTight,
   };
+  // Drawn last: what other dimensions a seed has does not change with this one.
+  return { ...dimensions, faults: { ...dimensions.faults, rot: 2 * weight() } };
 }

@@ -16,6 +16,7 @@ import { storeKeys } from '../../daemon/protocol/store.js';
 import { SimClient } from './client.js';
 import { drawDimensions, PLAIN, TIGHT_EXTENTS, type Dimensions, type ExtraFaults } from './dimensions.js';
 import { Oracle } from './oracle.js';
+import { Rot } from './rot.js';
 import { settled, SimWorld } from './world/sim-world.js';
 import type { SimRandom } from './world/sim-random.js';
 
@@ -51,6 +52,7 @@ class Scenario {
   readonly #random: SimRandom;
   readonly #oracle = new Oracle();
   readonly #client: SimClient;
+  readonly #rot: Rot;
   readonly #options: ScenarioOptions;
   readonly #dimensions: Dimensions;
   readonly #faults: Faults;
@@ -74,6 +76,7 @@ class Scenario {
     this.#world = new SimWorld(options.seed, { stripeWidth, loseStoreReply, ...this.#dimensions.world });
     if (!options.plain) this.#world.log(JSON.stringify(this.#dimensions));
     this.#random = this.#world.random.fork('scenario');
+    this.#rot = new Rot(this.#world, this.#world.random.fork('rot'));
     const weight = (): number => (this.#random.chance(0.6) ? this.#random.between(0, 1) : 0);
     this.#faults = {
       kill: weight(),
@@ -285,6 +288,11 @@ class Scenario {
         return;
       case 'broken':
         this.#break(index);
+        return;
+      case 'rot':
+        // A drive that refuses writes forgets checksums.
+        if (this.#isRecordedWhole() && ![this.#full, this.#broken].includes(world.media(index)))
+          this.#rot.strike(index);
     }
   }
 
@@ -293,6 +301,7 @@ class Scenario {
     const node = world.nodes[index];
     if (node?.alive !== true || this.#isFrozen(node)) return;
     const wasServing = world.served?.node === node;
+    this.#rot.beforeCrash(index);
     world.crashNode(index, powerLoss);
     if (wasServing) world.onServed();
     world.clock.after(this.#random.pick([20, 500, 3_000, 8_000]), () => {
@@ -333,6 +342,7 @@ class Scenario {
     if (this.#full !== null) return;
     const media = this.#world.media(index);
     this.#full = media;
+    this.#rot.beforeErrors(index);
     media.isFull = true;
     this.#world.log(`the drive of ${nodes[index]?.setup.id ?? ''} is full`);
     clock.after(this.#random.pick([50, 800, 4_000]), () => {
@@ -348,6 +358,7 @@ class Scenario {
     if (this.#broken !== null) return;
     const media = this.#world.media(index);
     this.#broken = media;
+    this.#rot.beforeErrors(index);
     const kind = this.#random.pick(['read', 'write', 'flush', 'any'] as const);
     const slots = this.#random.pick([1, 4, media.sizeBytes / EXTENT_BYTES]);
     media.fail(kind, 0, (1 + slots) * EXTENT_BYTES); // slot 0 is never used
@@ -429,6 +440,7 @@ class Scenario {
     const areWell = (): boolean => this.#frozen.size === 0 && this.#full === null && this.#broken === null;
     await world.runUntil(areWell, 20_000);
     world.fabric.healAll();
+    if (!this.#isRecordedWhole()) this.#rot.takeAllBack();
     for (let index = 0; index < world.options.nodes; index++) this.#restart(index);
     const clean = await this.#untilClean();
     if (this.#failure !== null) return;
@@ -438,11 +450,33 @@ class Scenario {
     this.#client.readAll(served.volume);
     if (!(await world.runUntil(() => this.#client.inFlight === 0 || this.#failure !== null, HEAL_LIMIT_MS)))
       throw new Error('reads never end');
+    await this.#scrub(served.node.shard);
     const report = await this.#verify(served.node.shard);
+    if (report.damaged.length > 0) throw new Error(`damaged: ${JSON.stringify(report.damaged)}`);
     if (report.differences.length > 0) throw new Error(`replicas differ: ${JSON.stringify(report.differences)}`);
     if (report.copiesMin !== world.options.replicas) throw new Error(`only ${report.copiesMin} copies are in sync`);
     await world.runUntil(() => false, 100);
     this.#checkBuffers();
+  }
+
+  /** Finds all rot, and has it repaired; afterwards every drive knows the checksums of everything. */
+  async #scrub(shard: SimWorld['nodes'][number]['shard']): Promise<void> {
+    if (this.#dimensions.faults.rot === 0) return;
+    const world = this.#world;
+    const found = this.#rot.left;
+    for (const { shard: each, setup } of world.nodes) await each.scrubDrive(setup.driveId, 'start');
+    await shard.scrubVolume(world.volumeId, 'start');
+    const isDone = async (): Promise<boolean> => {
+      const all = await Promise.all(world.nodes.map((node) => node.shard.stats()));
+      const scrubs = all.flatMap(({ drives, volumes }) => [...drives, ...volumes]).map(({ scrub }) => scrub);
+      const isQuiet = all.every(({ drives }) => drives.every(({ hotRegions }) => hotRegions === 0));
+      const isIdle = scrubs.every(({ isRunning, unresolved }) => !isRunning && unresolved === 0);
+      return isQuiet && isIdle && this.#rot.left + this.#rot.unknownExtents() === 0;
+    };
+    for (const endMs = world.clock.nowMs() + HEAL_LIMIT_MS; !(await isDone()); await world.runUntil(() => false, 500)) {
+      const rest = `${this.#rot.left} of ${found} rotten blocks and ${this.#rot.unknownExtents()} extents without checksums`;
+      if (world.clock.nowMs() > endMs) throw new Error(`the scrub leaves ${rest}`);
+    }
   }
 
   /** A connection may still break of what was done to it before healing began: then it is tried again. */

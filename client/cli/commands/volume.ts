@@ -163,12 +163,12 @@ function addDetach(group: Command, surroundings: Surroundings): void {
 function addVerify(group: Command, surroundings: Surroundings): void {
   group
     .command('verify <name>')
-    .description('compare all copies of an attached volume, byte by byte; exit code 1 when they differ')
+    .description('read and compare all copies of a volume; exit code 1 when copies differ or are damaged')
     .action(async (name: string, _options: object, command: Command) => {
       const { client, output } = contextOf(command, surroundings);
       const report = await withSpinner(output, `comparing the copies of ${name}`, () => client.verifyVolume(name));
       output.result(report, () => printVerify(output, name, report));
-      if (report.differences.length > 0) throw new Failed();
+      if (report.differences.length + report.damaged.length > 0) throw new Failed();
     });
 }
 
@@ -189,18 +189,29 @@ async function withSpinner<T>(output: Output, label: string, work: () => Promise
 
 function printVerify(output: Output, name: string, report: VerifyReport): void {
   const compared = `${formatCount(report.extentsCompared, 'extent')} of 128 KiB`;
-  if (report.differences.length === 0) {
+  if (report.differences.length + report.damaged.length === 0) {
     const copies = report.copiesMin === 1 ? 'there is one copy only' : `${report.copiesMin} copies are identical`;
     output.line(`${output.paint('ok', 'green')} ${name}: ${copies}, ${compared} compared`);
     return;
   }
+  const mark = output.paint('!', 'red');
+  if (report.damaged.length > 0) {
+    output.line(`${mark} ${name}: ${formatCount(report.damaged.length, 'damaged copy', 'damaged copies')} of extents`);
+    const rows = report.damaged.map(({ offsetBytes, driveId, problem }) => [
+      String(offsetBytes),
+      driveId,
+      problem === 'checksum' ? 'does not match its checksum' : 'cannot be read',
+    ]);
+    output.table(['OFFSET', 'DRIVE', 'PROBLEM'], rows);
+    output.line('They are rewritten from another copy now. Verify again; if they are still listed, no copy can give');
+    output.line('them: "braid events" says which bytes to write anew, for example from a backup.');
+  }
+  if (report.differences.length === 0) return;
+  output.line(`${mark} ${name}: copies differ in ${formatCount(report.differences.length, 'extent')}`);
+  const rows = report.differences.map(({ offsetBytes, driveIds }) => [String(offsetBytes), driveIds.join(' ')]);
+  output.table(['OFFSET', 'DRIVES'], rows);
   output.line(
-    `${output.paint('!', 'red')} ${name}: copies differ in ${formatCount(report.differences.length, 'extent')}`,
+    'Each of these copies passes its own checksums, so none is rewritten. Compare the data at these offsets with',
   );
-  const rows = report.differences.map(({ segment, extent, driveIds }) => [
-    String(segment),
-    String(extent),
-    driveIds.join(' '),
-  ]);
-  output.table(['SEGMENT', 'EXTENT', 'DRIVES'], rows);
+  output.line('a backup and write it anew, and please report this: it should never happen.');
 }

@@ -117,7 +117,7 @@ function verifyRoute(app: Api, api: ApiDependencies): void {
         ...difference,
         driveIds: [...difference.driveIds],
       }));
-      return { ...report, differences };
+      return { ...report, differences, damaged: [...report.damaged] };
     },
   });
 }

@@ -4,5 +4,6 @@ export * from './common.js';
 export * from './drive.js';
 export * from './event.js';
 export * from './health.js';
+export * from './scrub.js';
 export * from './stats.js';
 export * from './volume.js';

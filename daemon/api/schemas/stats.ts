@@ -18,6 +18,22 @@ export const Operations = Type.Object(
 );
 export type Operations = Static<typeof Operations>;
 
+export const ScrubStats = Type.Object(
+  {
+    isRunning: Type.Boolean({ description: 'A pass is under way' }),
+    startedMs: Type.Integer({ description: 'When the last pass began, in milliseconds since 1970; 0: never' }),
+    completedMs: Type.Integer({ description: 'When a pass came to its end last; 0: never' }),
+    passBytesDone: bytes('Of the pass that is under way; 0 when there is none'),
+    passBytesTotal: bytes('Of the same, as far as it is known'),
+    bytes: bytes('Read or compared since the drive was opened or the volume taken'),
+    errors: count('Damaged or differing extents that were found in that time'),
+    repaired: count('Those of them that are right again'),
+    unresolved: count('Found, and not right yet'),
+  },
+  { description: 'Of a drive: its data against its checksums; of a volume: its copies against each other' },
+);
+export type ScrubStats = Static<typeof ScrubStats>;
+
 export const VolumeStats = Type.Object({
   id: Type.String(),
   name: Type.String(),
@@ -25,6 +41,8 @@ export const VolumeStats = Type.Object({
   inFlight: count('Operations under way'),
   connections: count('NBD connections'),
   degradedReplicas: count('Copies that are not in sync'),
+  repairs: count('Damaged extents that were rewritten from another copy'),
+  scrub: ScrubStats,
   resyncBytesDone: bytes('Copied'),
   resyncBytesTotal: bytes('To copy, done included'),
   read: Operations,
@@ -45,6 +63,7 @@ export const DriveStats = Type.Object({
   inFlight: count('Operations under way'),
   checksumMismatches: count('Bad blocks found since start'),
   metadataBytes: bytes("Size of the drive's LMDB environment"),
+  scrub: ScrubStats,
   read: Operations,
   write: Operations,
   flush: Operations,

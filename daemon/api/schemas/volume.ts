@@ -183,8 +183,23 @@ export const VerifyReport = Type.Object(
       Type.Object({
         segment: count('Segment index'),
         extent: count('Extent in the segment'),
+        offsetBytes: bytes('Where the extent is in the volume'),
         driveIds: Type.Array(Type.String()),
       }),
+      { description: 'Extents whose copies differ, at most 1,000; each copy passes its own checksums' },
+    ),
+    damaged: Type.Array(
+      Type.Object({
+        segment: count('Segment index'),
+        extent: count('Extent in the segment'),
+        offsetBytes: bytes('Where the extent is in the volume'),
+        driveId: Type.String({ description: 'The drive with the damaged copy' }),
+        problem: Type.Enum(['checksum', 'unreadable'], { type: 'string' }),
+      }),
+      {
+        description:
+          'Damaged copies of extents, at most 1,000; they are rewritten from another copy if one can be read',
+      },
     ),
   },
   { $id: 'VerifyReport' },

@@ -3,7 +3,7 @@ import type { OperationCounters } from '../../base/operation-counters.js';
 import { EXTENT_BYTES } from '../../base/units.js';
 import type { Agent } from '../../control/agent.js';
 import type { LocalDrive } from '../../control/drives.js';
-import type { ShardStats } from '../../ports/shard.js';
+import { NO_SCRUB_STATS, type ShardStats } from '../../ports/shard.js';
 import type { DriveStats, Operations, Stats, VolumeStats } from '../schemas/index.js';
 
 type ShardDrive = ShardStats['drives'][number];
@@ -46,6 +46,8 @@ function volumeStats(agent: Agent, volume: ShardVolume, name: string): VolumeSta
     inFlight: volume.inFlight,
     connections: volume.connections,
     degradedReplicas: volume.degradedReplicas,
+    repairs: volume.repairs,
+    scrub: volume.scrub,
     resyncBytesDone: served?.resyncBytesDone ?? 0,
     resyncBytesTotal: served?.resyncBytesTotal ?? 0,
     read: operations(volume.read),
@@ -69,6 +71,7 @@ function driveStats({ record, state, reason }: LocalDrive, drive: ShardDrive | u
     inFlight: drive?.inFlight ?? 0,
     checksumMismatches: drive?.checksumMismatches ?? 0,
     metadataBytes: drive?.metadataBytes ?? 0,
+    scrub: drive?.scrub ?? NO_SCRUB_STATS,
     read: operations(drive?.read),
     write: operations(drive?.write),
     flush: operations(drive?.flush),

@@ -38,8 +38,8 @@ function usageOf(driveId: string, answer: Stats | string): DriveUsage {
   return { state: drive.state, reason: drive.reason, usedBytes: drive.usedBytes };
 }
 
-/** Its statistics, or why there are none. */
-async function askNode(api: ApiDependencies, snapshot: ClusterSnapshot, id: string): Promise<Stats | string> {
+/** A node's statistics, or why there are none. Never rejects because of another node. */
+export async function askNode(api: ApiDependencies, snapshot: ClusterSnapshot, id: string): Promise<Stats | string> {
   if (id === api.agent.context.node.id) return statsView(api.agent);
   const node = snapshot.nodes.get(id);
   if (node === undefined) return 'its node is not in the cluster any more';

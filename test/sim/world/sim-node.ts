@@ -1,6 +1,7 @@
 /** One simulated node: the production `Shard` on simulated ports, its lease, and what survives its crashes. */
 import type { DriveId, NodeId, VolumeId } from '../../../daemon/base/ids.js';
 import { limits } from '../../../daemon/base/limits.js';
+import { OperationCounts } from '../../../daemon/base/operation-counters.js';
 import { EXTENT_BYTES, MIB } from '../../../daemon/base/units.js';
 import { Shard, type FrontEnd } from '../../../daemon/dataplane/shard.js';
 import type { BlockVolume } from '../../../daemon/ports/block-volume.js';
@@ -31,6 +32,7 @@ export interface NodeSetup {
   readonly driveId: DriveId;
   readonly slotCount: number;
   readonly store: Partial<SimStoreOptions>;
+  readonly scrubIntervalMs: number;
 }
 
 /** What all nodes share. */
@@ -99,6 +101,7 @@ export class SimNode {
       frontEnd: this.#frontEnd(onExport),
       eventLoopDelayMsP99: () => 0,
       hotRegionsMax: 64,
+      scrub: { bytesPerSecond: limits.scrubBytesPerSecondDefault, intervalMs: setup.scrubIntervalMs },
     });
     this.network.onBatchStart = () => {
       this.shard.onBatchStart();
@@ -109,8 +112,11 @@ export class SimNode {
   }
 
   #frontEnd(onExport: Exported): FrontEnd {
+    const exported = new Set<string>();
+    const none = new OperationCounts(1).counters(0);
     return {
-      addExport: (_name, volume) => {
+      addExport: (_name, volume, { uuid }) => {
+        exported.add(uuid);
         onExport(volume, this);
       },
       removeExport: () => {
@@ -118,7 +124,11 @@ export class SimNode {
         return Promise.resolve();
       },
       onSlabAvailable: () => undefined,
-      stats: () => [],
+      stats: () =>
+        [...exported].map((uuid) => ({
+          ...{ uuid, inFlight: 0, connections: 0 },
+          ...{ read: none, write: none, flush: none, trim: none },
+        })),
       stop: () => undefined,
     };
   }

@@ -9,6 +9,7 @@ import { storeKeys } from '../../../daemon/protocol/store.js';
 import { SimClock } from './sim-clock.js';
 import { SimStoreState } from './sim-cluster-store.js';
 import { SimDiskMedia } from './sim-disk.js';
+import type { SimMetaMedia } from './sim-meta-store.js';
 import { SimFabric } from './sim-network.js';
 import { SimNode, type NodeSetup, type Survivors } from './sim-node.js';
 import { SimRandom } from './sim-random.js';
@@ -26,6 +27,8 @@ export interface WorldOptions {
   /** Of single nodes, where they differ. */
   readonly slotCounts: readonly number[];
   readonly loseStoreReply: number;
+  /** 0: only when asked. */
+  readonly scrubIntervalMs: number;
 }
 
 export const WORLD_DEFAULTS: WorldOptions = {
@@ -39,6 +42,7 @@ export const WORLD_DEFAULTS: WorldOptions = {
   slotCount: 512,
   slotCounts: [],
   loseStoreReply: 0.01,
+  scrubIntervalMs: 0,
 };
 
 export class SimWorld {
@@ -68,7 +72,9 @@ export class SimWorld {
     for (let index = 0; index < this.options.nodes; index++) {
       const slotCount = this.options.slotCounts[index] ?? this.options.slotCount;
       const store = { loseReply: this.options.loseStoreReply };
-      this.#setups.push({ id: `node-${index}` as NodeId, driveId: this.random.uuid() as DriveId, slotCount, store });
+      const { scrubIntervalMs } = this.options;
+      const driveId = this.random.uuid() as DriveId;
+      this.#setups.push({ id: `node-${index}` as NodeId, driveId, slotCount, store, scrubIntervalMs });
       this.#survivors.push({
         data: new SimDiskMedia(slotCount * EXTENT_BYTES),
         meta: null,
@@ -124,6 +130,13 @@ export class SimWorld {
     const survivors = this.#survivors[index];
     if (survivors === undefined) throw new RangeError(`no node ${index}`);
     return survivors.data;
+  }
+
+  /** The metadata of a node's drive. */
+  meta(index: number): SimMetaMedia {
+    const meta = this.#survivors[index]?.meta;
+    if (meta === null || meta === undefined) throw new RangeError(`node ${index} has no drive yet`);
+    return meta;
   }
 
   /** Flips a bit in every slot of a node's drive that holds data: the first block of each. */

@@ -293,7 +293,8 @@ t.test('verify: by the owner, or here when there is none', async (t) => {
     extentsCompared: 4,
     bytesCompared: 524_288,
     copiesMin: 2,
-    differences: [{ segment: 0, extent: 3, driveIds: ['d1'] }],
+    differences: [{ segment: 0, extent: 3, offsetBytes: 393_216, driveIds: ['d1'] }],
+    damaged: [{ segment: 0, extent: 4, offsetBytes: 524_288, driveId: 'd1', problem: 'checksum' }],
   };
   t.same(await world.ask(a, 'POST', '/v1/volumes/v1/verify'), { status: 200, body: report });
   await world.ask(a, 'POST', '/v1/volumes/v1/attach', { node: 'node-b' });

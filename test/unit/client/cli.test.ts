@@ -100,7 +100,8 @@ t.test('volume create and drive add send sizes in bytes', async (t) => {
 });
 
 t.test('attach, detach and verify', async (t) => {
-  const report = { extentsCompared: 8, bytesCompared: 1_048_576, copiesMin: 2, differences: [] as object[] };
+  const compared = { extentsCompared: 8, bytesCompared: 1_048_576, copiesMin: 2 };
+  const report = { ...compared, differences: [] as object[], damaged: [] as object[] };
   const api = await startApi(t, {
     'POST /v1/volumes/data/attach': {
       ...{ node: 'a', nbdUri: 'nbd+unix:///data?socket=/x', nbdTcpUri: 'nbd://host-a:10809/data' },
@@ -115,7 +116,14 @@ t.test('attach, detach and verify', async (t) => {
   t.same(api.asked[0]?.body, { device: true, timeoutMs: 5_000 });
   t.match((await braid(api.url, 'volume', 'detach', 'data', '--force')).stdout, /is detached\n/);
   t.match((await braid(api.url, 'volume', 'verify', 'data')).stdout, /2 copies are identical/);
-  report.differences.push({ segment: 0, extent: 7, driveIds: ['d-1', 'd-2'] });
+  report.damaged.push({ segment: 0, extent: 6, offsetBytes: 786_432, driveId: 'd-1', problem: 'checksum' });
+  const damaged = await braid(api.url, 'volume', 'verify', 'data');
+  t.equal(damaged.code, 1, 'damage is a failure');
+  t.match(
+    damaged.stdout,
+    /1 damaged copy of extents\nOFFSET.*\n786432 +d-1 +does not match its checksum\n.*\n.*backup/,
+  );
+  report.differences.push({ segment: 0, extent: 7, offsetBytes: 917_504, driveIds: ['d-1', 'd-2'] });
   const differing = await braid(api.url, 'volume', 'verify', 'data');
   t.equal(differing.code, 1, 'copies that differ are a failure');
   t.match(differing.stdout, /copies differ in 1 extent/);

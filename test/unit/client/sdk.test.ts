@@ -12,7 +12,10 @@ t.test('each method asks its endpoint and hands back what is in the answer', asy
     'POST /v1/volumes': VOLUME,
     'POST /v1/volumes/data/attach': { node: 'a', nbdUri: 'nbd://x' },
     'POST /v1/volumes/data/detach': { released: true },
-    'POST /v1/volumes/data/verify': { extentsCompared: 1, bytesCompared: 131072, copiesMin: 2, differences: [] },
+    'POST /v1/volumes/data/verify': {
+      ...{ extentsCompared: 1, bytesCompared: 131072, copiesMin: 2 },
+      ...{ differences: [], damaged: [] },
+    },
     'DELETE /v1/volumes/data': { name: 'data', id: 'v-1' },
     'GET /v1/events': { events: [], next: 'e9' },
     'GET /readyz': new Answer(503, { ready: false, reasons: ['no drive'], node: 'a' }),

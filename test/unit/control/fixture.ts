@@ -7,12 +7,14 @@ import type { DriveId, NodeId, VolumeId } from '../../../daemon/base/ids.js';
 import type { DeviceAttacher } from '../../../daemon/ports/device.js';
 import type { DriveFormatter, FormatRequest } from '../../../daemon/ports/drive-formatter.js';
 import type { Log } from '../../../daemon/ports/log.js';
-import type {
-  ServedSegment,
-  ServedVolume,
-  ShardControl,
-  ShardStats,
-  VerifyReport,
+import {
+  NO_SCRUB_STATS,
+  type ScrubAction,
+  type ServedSegment,
+  type ServedVolume,
+  type ShardControl,
+  type ShardStats,
+  type VerifyReport,
 } from '../../../daemon/ports/shard.js';
 import { records, type DriveRecord } from '../../../daemon/protocol/records.js';
 import { storeKeys } from '../../../daemon/protocol/store.js';
@@ -34,6 +36,7 @@ export class FakeShard implements ShardControl {
   /** Of every volume that it serves. */
   segments: readonly ServedSegment[] = [];
   readonly deleted: string[] = [];
+  readonly scrubbed: string[] = [];
   readonly deadlines: number[] = [];
   /** Errors that the next calls of a method reject with. */
   readonly failures = new Map<string, BraidError[]>();
@@ -125,8 +128,19 @@ export class FakeShard implements ShardControl {
       extentsCompared: 4,
       bytesCompared: 524_288,
       copiesMin: 2,
-      differences: [{ segment: 0, extent: 3, driveIds: ['d1' as DriveId] }],
+      differences: [{ segment: 0, extent: 3, offsetBytes: 393_216, driveIds: ['d1' as DriveId] }],
+      damaged: [{ segment: 0, extent: 4, offsetBytes: 524_288, driveId: 'd1' as DriveId, problem: 'checksum' }],
     };
+  }
+
+  async scrubDrive(driveId: DriveId, action: ScrubAction): Promise<void> {
+    this.#called('scrubDrive');
+    this.scrubbed.push(`${action} ${driveId}`);
+  }
+
+  async scrubVolume(volumeId: VolumeId, action: ScrubAction): Promise<void> {
+    this.#called('scrubVolume');
+    this.scrubbed.push(`${action} ${volumeId}`);
   }
 
   async deleteReplicas(
@@ -153,6 +167,7 @@ export class FakeShard implements ShardControl {
         inFlight: 0,
         checksumMismatches: 0,
         metadataBytes: 4_096,
+        scrub: { ...NO_SCRUB_STATS, isRunning: true, passBytesDone: 131_072, passBytesTotal: 262_144, errors: 2 },
       },
       state: this.failedDrives.has(driveId) ? ('failed' as const) : ('open' as const),
       reason: this.failedDrives.get(driveId) ?? '',
@@ -160,7 +175,8 @@ export class FakeShard implements ShardControl {
     }));
     const write = { operations: 3, bytes: 12_288, errors: 0, latencyBuckets: [0, 1, 2], latencySumUs: 9 };
     const volumes = [...this.volumes.keys()].map((volumeId) => ({
-      ...{ volumeId, inFlight: 1, connections: 2, degradedReplicas: 0 },
+      ...{ volumeId, inFlight: 1, connections: 2, degradedReplicas: 0, repairs: 1 },
+      scrub: { ...NO_SCRUB_STATS, completedMs: 1_700_000_000_000 },
       ...{ read: noOperations, write, flush: noOperations, trim: noOperations },
     }));
     return { volumes, drives, slabUsedBytes: [1, 2, 3], slabBytes: 1_024, eventLoopDelayMsP99: 0.5 };

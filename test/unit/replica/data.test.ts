@@ -5,6 +5,7 @@ import { BLOCK_BYTES, EXTENT_BYTES, GIB, KIB, REGION_BYTES } from '../../../daem
 import { extentKey, uuidToBytes } from '../../../daemon/format/keys.js';
 import { extentStamp } from '../../../daemon/format/records.js';
 import { POOL_FRONTEND, POOL_PEER } from '../../../daemon/ports/slab.js';
+import { ALL_KNOWN, decodeExtentSums } from '../../../daemon/protocol/extent-sums.js';
 import { FLAG, OPCODE, STATUS } from '../../../daemon/protocol/frame.js';
 import { braid } from '../../../daemon/protocol/generated/messages.js';
 import { blocks, isSame, VOLUME, World } from './harness.js';
@@ -250,10 +251,10 @@ t.test('CHECKSUM answers what is on the drive', async (t) => {
   const coordinator = await world.opened();
   await coordinator.write(BLOCK_BYTES, blocks(1, 77));
   const { frame, payload } = await coordinator.call(OPCODE.CHECKSUM, { length: EXTENT_BYTES });
-  t.match(frame, { status: STATUS.OK, payloadLength: 128 });
-  const view = new DataView(payload.buffer, payload.byteOffset);
-  t.equal(view.getUint32(0, true), ZERO_BLOCK_CRC32C);
-  t.equal(view.getUint32(4, true), crc32c(blocks(1, 77)));
+  t.match(frame, { status: STATUS.OK, payloadLength: 136 });
+  const { stamp, known, sums } = decodeExtentSums(payload);
+  t.same([stamp, known], [1, ALL_KNOWN]);
+  t.same([...sums.subarray(0, 2)], [ZERO_BLOCK_CRC32C, crc32c(blocks(1, 77))]);
   const none = await coordinator.call(OPCODE.CHECKSUM, { offset: EXTENT_BYTES, length: EXTENT_BYTES });
   t.match(none.frame, { status: STATUS.OK, flags: FLAG.ZEROES, payloadLength: 0 });
   t.equal(await coordinator.status(OPCODE.CHECKSUM, { length: BLOCK_BYTES }), STATUS.BAD_REQUEST);
