@@ -422,3 +422,37 @@ t.test('what is not a request of ours', async (t) => {
   const broken = await world.ask(a, 'GET', '/v1/stats');
   t.match(broken, { status: 500, body: { error: { code: 'INTERNAL', message: /its log has the details/ } } });
 });
+
+t.test('scrub: a drive, a volume, or everything, wherever it is', async (t) => {
+  const world = new ApiWorld('scrub');
+  const [a, b] = await world.start(2);
+  await world.ask(a, 'POST', '/v1/volumes', v1);
+  const { body } = await world.ask(a, 'GET', '/v1/drives');
+  const drives = body['drives'] as unknown as { id: string; node: string }[];
+  const ofB = drives.find(({ node }) => node === 'node-b')?.id ?? '';
+  const scrub = (request: object) => world.ask(a, 'POST', '/v1/scrub', request);
+  t.same(await scrub({ action: 'start', drive: ofB }), {
+    status: 200,
+    body: { drives: [ofB], volumes: [], failures: [] },
+  });
+  t.same(b.node.shard.scrubbed, [`start ${ofB}`]);
+  t.match(await scrub({ action: 'start', drive: 'nope' }), { status: 404 });
+  t.match(await scrub({ action: 'start', drive: ofB, volume: 'v1' }), { status: 400 });
+  t.match(await scrub({ action: 'pause' }), { status: 400 });
+  t.match(await scrub({ action: 'start', volume: 'v1' }), { status: 409, body: { error: { message: /attach it/ } } });
+  await world.ask(a, 'POST', '/v1/volumes/v1/attach', { node: 'node-b' });
+  t.match(await scrub({ action: 'stop', volume: 'v1' }), { status: 200, body: { volumes: ['v1'] } });
+  const all = await scrub({ action: 'start' });
+  t.match(all, { status: 200, body: { volumes: ['v1'], failures: [] } });
+  t.equal((all.body['drives'] as unknown as string[]).length, drives.length);
+
+  const status = await world.ask(a, 'GET', '/v1/scrub');
+  t.match(status.body, {
+    drives: [{ scrub: { isRunning: true, errors: 2 } }, { node: 'node-b' }],
+    volumes: [{ name: 'v1', node: 'node-b', scrub: { completedMs: 1_700_000_000_000 } }],
+    unknown: [],
+  });
+  world.peers.cut.add('http://node-b');
+  t.match((await scrub({ action: 'stop' })).body, { failures: [/node-b/] });
+  t.match((await world.ask(a, 'GET', '/v1/scrub')).body, { unknown: [/node-b/] });
+});

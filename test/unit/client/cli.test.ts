@@ -129,6 +129,35 @@ t.test('attach, detach and verify', async (t) => {
   t.match(differing.stdout, /copies differ in 1 extent/);
 });
 
+t.test('scrub start, stop and status', async (t) => {
+  const idle = {
+    ...{ isRunning: false, startedMs: 1, completedMs: Date.now() - 3 * 86_400_000 },
+    ...{ passBytesDone: 0, passBytesTotal: 0, bytes: 0, errors: 0, repaired: 0, unresolved: 0 },
+  };
+  const drive = { id: 'd-1', node: 'a', path: '/d', scrub: { ...idle } };
+  const running = { ...idle, isRunning: true, completedMs: 0, passBytesDone: 262_144, passBytesTotal: 1_048_576 };
+  const status = { drives: [drive], volumes: [{ name: 'data', node: 'a', scrub: running }], unknown: [] as string[] };
+  const answer = { drives: ['d-1', 'd-2'], volumes: ['data'], failures: [] as string[] };
+  const api = await startApi(t, { 'POST /v1/scrub': () => answer, 'GET /v1/scrub': () => status });
+  const started = await braid(api.url, 'scrub', 'start');
+  t.match(started, { code: 0, stdout: /^The scrub of 2 drives and 1 volume is under way\n/ });
+  await braid(api.url, 'scrub', 'stop', '--volume', 'data');
+  await braid(api.url, 'scrub', 'start', '--drive', 'd-1');
+  t.same(
+    api.asked.map(({ body }) => body),
+    [{ action: 'start' }, { action: 'stop', volume: 'data' }, { action: 'start', drive: 'd-1' }],
+  );
+  const healthy = await braid(api.url, 'scrub', 'status');
+  t.equal(healthy.code, 0);
+  t.match(healthy.stdout, /drive +d-1 +a +idle +3 d ago +0 +0 +0\n/);
+  t.match(healthy.stdout, /volume +data +a +25 % of 1 MiB +never +0 +0 +0\n/);
+  drive.scrub = { ...idle, errors: 3, repaired: 1, unresolved: 2 };
+  const damaged = await braid(api.url, 'scrub', 'status');
+  t.match(damaged, { code: 1, stdout: /idle +3 d ago +3 +1 +2\n[^]*braid events/ });
+  answer.failures.push('node b: it does not answer');
+  t.match(await braid(api.url, 'scrub', 'start'), { code: 1, stdout: /! node b: it does not answer/ });
+});
+
 t.test('rm deletes only when told twice', async (t) => {
   const api = await startApi(t, {
     'GET /v1/volumes/data': VOLUME,
