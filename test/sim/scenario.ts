@@ -16,7 +16,7 @@ import { storeKeys } from '../../daemon/protocol/store.js';
 import { SimClient } from './client.js';
 import { drawDimensions, PLAIN, TIGHT_EXTENTS, type Dimensions, type ExtraFaults } from './dimensions.js';
 import { Oracle } from './oracle.js';
-import { settled, SimWorld } from './world/sim-world.js';
+import { SimWorld, turn } from './world/sim-world.js';
 import type { SimRandom } from './world/sim-random.js';
 
 export interface ScenarioOptions {
@@ -499,6 +499,6 @@ class Scenario {
 
 export async function runScenario(options: ScenarioOptions): Promise<ScenarioResult> {
   const result = await new Scenario(options).run();
-  await settled();
+  await turn();
   return result;
 }
