@@ -38,8 +38,9 @@ export class NodeRegistrar {
       clock: context.clock,
       log: context.log,
       run: () => this.#renew(),
+      // Not more and more seldom: what the store's outage leaves of the lease is short.
       retryMsMin: limits.leaseRenewMs / 4,
-      retryMsMax: limits.leaseRenewMs,
+      retryMsMax: limits.leaseRenewMs / 4,
     });
   }
 

@@ -12,7 +12,6 @@ import type { AttachmentRecord, VolumeRecord } from '../../daemon/protocol/recor
 import { records } from '../../daemon/protocol/records.js';
 import { storeKeys } from '../../daemon/protocol/store.js';
 import { sleep } from '../../daemon/ports/clock.js';
-import { uuidToBytes } from '../../daemon/format/keys.js';
 import type { SimNode } from './world/sim-node.js';
 import type { SimRandom } from './world/sim-random.js';
 import { VOLUME_NAME, type SimWorld } from './world/sim-world.js';
@@ -84,11 +83,7 @@ export class Operator {
   /** What is left of volumes that were deleted. */
   remains(): string[] {
     if (this.#second !== null) return [`${this.#second.name} itself`];
-    const { entries } = this.#world.storeState.list('');
-    return this.#deleted.flatMap((id) => [
-      ...entries.map(({ key }) => key).filter((key) => key.includes(id)),
-      ...this.#world.drivesWith(uuidToBytes(id)).map((where) => `replicas of ${id} on ${where}`),
-    ]);
+    return this.#deleted.flatMap((id) => this.#world.remainsOf(id));
   }
 
   // ---- attaching, moving and detaching

@@ -8,6 +8,7 @@ import type { BlockVolume } from '../../../daemon/ports/block-volume.js';
 import { sleep } from '../../../daemon/ports/clock.js';
 import type { Log } from '../../../daemon/ports/log.js';
 import type { StoreOperation } from '../../../daemon/ports/cluster-store.js';
+import { uuidToBytes } from '../../../daemon/format/keys.js';
 import { records } from '../../../daemon/protocol/records.js';
 import { storeKeys } from '../../../daemon/protocol/store.js';
 import { SimClock } from './sim-clock.js';
@@ -166,11 +167,14 @@ export class SimWorld {
     return must(survivors.drives.get(DIRECTORY), 'the drive').data;
   }
 
-  /** Drives whose metadata has something of a volume but the highest epoch. */
-  drivesWith(volume: Uint8Array): string[] {
-    return this.#survivors.flatMap(({ drives }, index) =>
-      [...drives].filter(([, { meta }]) => meta?.mentions(volume)).map(([directory]) => `node-${index}:${directory}`),
+  /** What there is of a volume that was deleted: keys of the cluster store, and drives that hold more of it than its highest epoch. */
+  remainsOf(id: VolumeId): string[] {
+    const keys = this.storeState.list('').entries.map(({ key }) => key);
+    const bytes = uuidToBytes(id);
+    const drives = this.#survivors.flatMap(({ drives }, index) =>
+      [...drives].filter(([, { meta }]) => meta?.mentions(bytes)).map(([directory]) => `node-${index}:${directory}`),
     );
+    return [...keys.filter((key) => key.includes(id)), ...drives.map((drive) => `replicas of ${id} on ${drive}`)];
   }
 
   /** Flips a bit in every slot of a node's drive that holds data: the first block of each. */
