@@ -246,6 +246,11 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     return this.#maintenance.purgeTombstones(replica, generation);
   }
 
+  /** Makes durable that the volume is at `epoch` at least; false when the drive has failed. */
+  raiseEpoch(volume: Uint8Array, epoch: number): Promise<boolean> {
+    return this.#maintenance.raiseEpoch(volume, epoch);
+  }
+
   deleteReplica(replica: Replica): Promise<Status> {
     return this.#maintenance.deleteReplica(replica);
   }
