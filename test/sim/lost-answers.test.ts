@@ -16,7 +16,18 @@ import {
   unanswered,
   want,
 } from './control-story.js';
-import { begin, BLOCK, identical, LEASE_OVER_MS, LONG_MS, nodeOf, ok, pass, recordedSegment, untilInSync } from './story.js';
+import {
+  begin,
+  BLOCK,
+  identical,
+  LEASE_OVER_MS,
+  LONG_MS,
+  nodeOf,
+  ok,
+  pass,
+  recordedSegment,
+  untilInSync,
+} from './story.js';
 import { VOLUME_NAME, type SimWorld } from './world/sim-world.js';
 
 const OWNERS = 'owners/';
