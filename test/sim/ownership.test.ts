@@ -155,7 +155,16 @@ await t.test('the store is away for 30 s: I/O goes on as long as the lease, and 
   const { world, client } = await beginAttached();
   let writes = keepWriting(world, client);
   await pass(world, 1_000);
-  for (const { store } of world.nodes) store.setReachable(false);
+  const { store: owners } = nodeOf(world, 0);
+  const keepAlive = owners.keepAlive.bind(owners);
+  let isAway = false;
+  owners.keepAlive = (lease) => {
+    isAway = true; // at the worst moment: the lease is about to be renewed
+    for (const { store } of world.nodes) store.setReachable(false);
+    owners.keepAlive = keepAlive;
+    return keepAlive(lease);
+  };
+  await world.runUntil(() => isAway, LONG_MS);
   await pass(world, 2_000); // the lease of 5 s less margin, age of the last renewal, and the time to notice that the store is back
   for (const { store } of world.nodes) store.setReachable(true);
   await pass(world, 2_000);
