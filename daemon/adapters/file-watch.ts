@@ -20,19 +20,20 @@ export class FileWatch {
     this.#sizeBytes = opened.size;
   }
 
-  /** What is wrong, as a sentence about the path; empty when nothing is. Never rejects. */
+  /** What is wrong with the path, and what to do; empty when nothing is. Never rejects. */
   async check(): Promise<string> {
     try {
       const found = await stat(this.#path, { bigint: true });
       const { dev, ino, rdev } = this.#opened;
       if (found.dev !== dev || found.ino !== ino || found.rdev !== rdev)
-        return `${this.#path} is not the file any more that was opened`;
+        return `${this.#path} is not the file any more that was opened; put that one back`;
       const before = this.#sizeBytes;
       this.#sizeBytes = found.size;
       if (found.size >= before) return '';
-      return `${this.#path} was cut from ${formatSize(Number(before))} to ${formatSize(Number(found.size))}`;
+      return `${this.#path} was cut from ${formatSize(Number(before))} to ${formatSize(Number(found.size))}; what was cut off is lost: replace the drive`;
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return `${this.#path} has vanished`;
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT')
+        return `${this.#path} has vanished; put it back, or mount it`;
       return `${this.#path} cannot be looked at: ${asError(error).message}`;
     }
   }

@@ -112,7 +112,7 @@ export function checkDataArea(superblock: Superblock, sizeBytes: number, directo
   throw new BraidError(
     'DRIVE',
     `the data area of ${directory} has ${formatSize(sizeBytes)}, its superblock says ${formatSize(wantedBytes)}; ` +
-      'restore its size, or remove the drive from the pool and add it as a new one',
+      'what was cut off is lost: remove the drive from the pool and add it as a new one',
   );
 }
 

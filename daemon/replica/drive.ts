@@ -591,7 +591,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     this.#isChecking = true;
     const problem = (await this.#io.check()) || (await this.#meta.check());
     this.#isChecking = false;
-    if (problem !== '') this.fail(`${problem}; put it back as it was`);
+    if (problem !== '') this.fail(problem);
   }
 }
 

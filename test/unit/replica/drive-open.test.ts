@@ -76,7 +76,7 @@ t.test('refuses what does not belong here or cannot be right, and says what to d
     [
       'a data area too small',
       (driveId) => [{ key: SUPERBLOCK_KEY, value: encodeSuperblock({ ...superblock, driveId, slotCount: 10 }) }],
-      /restore its size/,
+      /what was cut off is lost/,
     ],
     [
       'a slot out of range',
@@ -129,7 +129,7 @@ t.test('refuses a missing store and a missing data area', async (t) => {
   await t.rejects(world.run(world.openDrive(world.random.uuid() as never)), BraidError);
   const directory = directoryOf(world.driveId);
   world.disks.attach(`${directory}/data`, new SimDiskMedia(EXTENT_BYTES));
-  await t.rejects(world.run(world.openDrive(world.driveId)), /restore its size/);
+  await t.rejects(world.run(world.openDrive(world.driveId)), /what was cut off is lost/);
   t.equal(world.media().meta.user, null);
 });
 
