@@ -207,7 +207,7 @@ export class Shard implements ShardControl {
       events.report({
         severity: 'error',
         subject: `drive/${driveId}`,
-        message: `the drive failed: ${reason}; replace it, or restart the agent once it is well`,
+        message: `the drive failed: ${reason}. It is tried again by itself; once it is repaired, "braid drive reopen ${driveId}" opens it at once`,
       });
     };
     const drive = await ReplicaDrive.open({
