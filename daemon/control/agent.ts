@@ -20,6 +20,7 @@ import type { ControlContext, NodeIdentity, ShardHandle } from './context.js';
 import { DeletionController } from './deletions.js';
 import { DriveController } from './drives.js';
 import type { Events } from './events.js';
+import { PrimaryForcer } from './force-primary.js';
 import { NodeRegistrar } from './node-registrar.js';
 import { Volumes } from './volumes.js';
 
@@ -43,6 +44,7 @@ export class Agent {
   readonly deletions: DeletionController;
   readonly volumes: Volumes;
   readonly attachRequests: AttachRequests;
+  readonly forcer: PrimaryForcer;
   #isStarted = false;
   #stopping: Promise<void> | null = null;
 
@@ -55,6 +57,7 @@ export class Agent {
     this.deletions = new DeletionController(context, (driveId) => this.drives.isOpen(driveId));
     this.volumes = new Volumes(context, lease);
     this.attachRequests = new AttachRequests(context);
+    this.forcer = new PrimaryForcer(context);
   }
 
   /**

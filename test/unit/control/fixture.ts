@@ -8,6 +8,7 @@ import type { DeviceAttacher } from '../../../daemon/ports/device.js';
 import type { DriveFormatter, FormatRequest } from '../../../daemon/ports/drive-formatter.js';
 import type { Log } from '../../../daemon/ports/log.js';
 import type {
+  DriveCopies,
   ServedSegment,
   ServedVolume,
   ShardControl,
@@ -39,6 +40,7 @@ export class FakeShard implements ShardControl {
   readonly failures = new Map<string, BraidError[]>();
   readonly calls: string[] = [];
   failedDrives = new Map<DriveId, string>();
+  readonly uncertain = new Map<DriveId, readonly number[]>();
   isStopped = false;
   readonly #state: ClusterState;
   readonly #nodeId: NodeId;
@@ -116,6 +118,11 @@ export class FakeShard implements ShardControl {
   async servedSegments(id: VolumeId): Promise<readonly ServedSegment[]> {
     this.#called('servedSegments');
     return this.volumes.has(id) ? this.segments : [];
+  }
+
+  async copiesOf(): Promise<readonly DriveCopies[]> {
+    this.#called('copiesOf');
+    return [...this.drives.keys()].map((driveId) => ({ driveId, uncertainSegments: this.uncertain.get(driveId) ?? [] }));
   }
 
   async verifyVolume(id: VolumeId): Promise<VerifyReport> {
