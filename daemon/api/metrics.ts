@@ -105,6 +105,10 @@ function driveGauges({ drives }: Stats): Metric[] {
       of(drive),
       drive.metadataBytes,
     ]),
+    counter('braid_drive_failures', 'Times it failed or could not be opened', drives, (drive) => [
+      of(drive),
+      drive.failures,
+    ]),
     counter('braid_drive_checksum_mismatches', 'Bad blocks found', drives, (drive) => [
       of(drive),
       drive.checksumMismatches,

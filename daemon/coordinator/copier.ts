@@ -11,6 +11,7 @@ import { limits } from '../base/limits.js';
 import { sleep } from '../ports/clock.js';
 import { OPCODE, STATUS, statusName } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
+import { readExtents } from './answers.js';
 import type { Verdict } from './comparison.js';
 import type { CoordinatorContext, Severity } from './context.js';
 import { Damage } from './damage.js';
@@ -148,14 +149,16 @@ export class Copier {
   }
 
   /**
-   * Invariant 9: what was stamped after it fell out of sync, plus everything in the regions of its own activity log; apart, what the source
-   * has no slot for.
+   * Invariant 9: what was stamped after it fell out of sync, here or at the source, plus everything in the regions of its own activity log;
+   * apart, what the source has no slot for. Stamps of its own that the source lacks are of a time that was given up when an operator
+   * made an older copy the primary one.
    */
   async #extentsToCopy(segment: Segment, replica: Replica): Promise<{ freed: number[]; written: number[] }> {
     const extents = new Set<number>();
     const source = this.#transfer.sources(segment, 0)[0];
     if (source === undefined) throw new BraidError('UNAVAILABLE', 'no in-sync copy is connected');
-    for (const extent of await this.listExtents(segment, source, replica.syncedGeneration, false)) extents.add(extent);
+    for (const copy of [source, replica])
+      for (const extent of await this.listExtents(segment, copy, replica.syncedGeneration, false)) extents.add(extent);
     for (const region of replica.hotRegions) {
       for (let index = 0; index < EXTENTS_PER_REGION; index++) extents.add(region * EXTENTS_PER_REGION + index);
     }
@@ -187,7 +190,7 @@ export class Copier {
       );
       if (reply.status !== STATUS.OK)
         throw new BraidError('UNAVAILABLE', `listing extents failed with ${statusName(reply.status)}`);
-      const page = braid.ListExtentsReply.decode(reply.payload);
+      const page = readExtents(reply.payload, from, this.#options.layout.regionsPerSegment);
       for (const extent of page.extents) extents.push(extent);
       from = page.next;
     } while (from !== 0);

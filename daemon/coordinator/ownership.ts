@@ -2,6 +2,7 @@
 import { BraidError } from '../base/errors.js';
 import type { NodeId, VolumeId } from '../base/ids.js';
 import { sleep } from '../ports/clock.js';
+import type { StoreCompare } from '../ports/cluster-store.js';
 import { readRecord } from '../ports/stored-records.js';
 import { records, type OwnerRecord, type VolumeRecord } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
@@ -35,7 +36,9 @@ export async function claim(context: CoordinatorContext, id: VolumeId): Promise<
     }
   }
   const epoch = (previous?.epoch ?? 0) + 1;
-  const revision = await swapOwner(context, id, owner?.revision ?? 0, { epoch, nodeId, incarnation });
+  // No claim is committed once the volume is marked for deletion: the epoch is final then.
+  const unmarked = [{ key: volume.key, revision: volume.revision }];
+  const revision = await swapOwner(context, id, owner?.revision ?? 0, { epoch, nodeId, incarnation }, unmarked);
   if (revision === null)
     throw new BraidError(
       'ABORTED',
@@ -53,13 +56,14 @@ export async function swapOwner(
   id: VolumeId,
   revision: number,
   owner: OwnerRecord,
+  conditions: readonly StoreCompare[] = [],
 ): Promise<number | null> {
   const { store, clock } = context;
   const key = storeKeys.owner(id);
   const operation = { type: 'put', key, value: records.owner.encode(owner) } as const;
   for (let attempt = 1; ; attempt++) {
     try {
-      const result = await store.txn([{ key, revision }], [operation]);
+      const result = await store.txn([{ key, revision }, ...conditions], [operation]);
       if (result.committed) return result.revision;
       const current = await readRecord(store, key, records.owner);
       const ours =
@@ -74,7 +78,10 @@ export async function swapOwner(
   }
 }
 
-/** Gives up an ownership that this agent has on record but does not exercise: an answer of the store was lost. */
+/**
+ * Gives up an ownership that this agent has on record and does not exercise (any more): at the end of a release, or when an answer of the
+ * store was lost. Rejects with UNAVAILABLE when the store does not answer.
+ */
 export async function abandonOwnership(context: CoordinatorContext, id: VolumeId): Promise<void> {
   const owner = await readRecord(context.store, storeKeys.owner(id), records.owner);
   if (owner?.value.nodeId !== context.nodeId || owner.value.incarnation !== context.incarnation) return;

@@ -23,7 +23,7 @@ import { Copier } from './copier.js';
 import { VolumeIo } from './io.js';
 import { VolumeLayout } from './layout.js';
 import { Membership } from './membership.js';
-import { claim, type Ownership, swapOwner } from './ownership.js';
+import { abandonOwnership, claim, type Ownership } from './ownership.js';
 import { RegionTracker } from './regions.js';
 import { VolumeScrub } from './scrub.js';
 import { Replica, Segment, SegmentCounts, type Session } from './segment.js';
@@ -38,6 +38,7 @@ const OPEN_GRACE_MS = 2 * limits.reconnectGraceMs;
 const OPEN_GIVE_UP_MS = 10_000;
 /** How long a release waits for client I/O that cannot end (suspended writes). */
 const RELEASE_WAIT_MS = 5_000;
+const LAST_RESORT = '; if they are lost for good, detach the volume and see braid volume force-primary --help';
 
 export class Volume {
   readonly id: VolumeId;
@@ -100,9 +101,8 @@ export class Volume {
       ...shared,
       counts,
       volumeId: id,
-      volumeName: volume.name,
+      volume,
       ownerRevision: revision,
-      segmentBytes: volume.segmentBytes,
       events: this.#membershipEvents(),
     });
     this.#copier = new Copier({ ...shared, layout: this.#layout, volumeName: volume.name }, this.io, this.#membership);
@@ -180,7 +180,9 @@ export class Volume {
     try {
       await volume.#open();
     } catch (error) {
-      await volume.release();
+      await volume.release().catch((failure: unknown) => {
+        context.log.warn({ volume: volume.name, error: asError(failure).message }, 'still on record as the owner');
+      });
       throw error;
     }
     return volume;
@@ -203,20 +205,20 @@ export class Volume {
     this.#ticks = this.#context.ticker.add(() => this.#tick());
   }
 
-  /** All in-sync copies are there, or the grace is over and every segment has one that surely has everything. */
+  /** All in-sync copies are there, or the grace is over and no segment has to wait for more. */
   #opened(idleMs: number): boolean {
     if (this.#counts.incomplete === 0) return true;
-    return idleMs >= OPEN_GRACE_MS && this.#segments.every((segment) => segment.hasCertain(0));
+    return idleMs >= OPEN_GRACE_MS && this.#segments.every((segment) => segment.hasBest);
   }
 
   #noCopy(): BraidError {
-    const missing = this.#segments.filter((segment) => !segment.hasCertain(0));
+    const missing = this.#segments.filter((segment) => !segment.hasBest);
     const absent = missing.flatMap(({ replicas }) =>
       replicas.filter(({ state, ready }) => state === 'in-sync' && !ready),
     );
     const drives = new Set(absent.map(({ driveId }) => driveId));
     const why = 'no in-sync copy answers that surely has every acknowledged write';
-    const message = `volume ${this.name}: ${why} (${missing.length} segment(s)); start the agents that hold drive ${[...drives].join(', ')}`;
+    const message = `volume ${this.name}: ${why} (${missing.length} segment(s)); start the agents that hold drive ${[...drives].join(', ')}${LAST_RESORT}`;
     return new BraidError('UNAVAILABLE', message);
   }
 
@@ -430,7 +432,10 @@ export class Volume {
 
   // ---- giving ownership back
 
-  /** Ends client I/O, flushes and cools, then clears the Owner record. A fenced volume is just let go. */
+  /**
+   * Ends client I/O, flushes and cools; a fenced volume is just let go. Then clears the Owner record, if it still names this agent: so it may
+   * after a fence, too, and no lease that ends would clear it as long as the agent lives. Rejects with UNAVAILABLE when that fails.
+   */
   async release(): Promise<void> {
     this.#ticks?.cancel();
     if (this.#state !== 'fenced') {
@@ -444,10 +449,9 @@ export class Volume {
       if (wasServing && quiet && !this.#isFenced())
         while (this.#regions.hotCount > 0 && (await this.#coolAll())) continue;
     }
-    const clean = !this.#isFenced();
-    await this.#membership.close(clean);
+    await this.#membership.close(!this.#isFenced());
     this.io.fence();
-    if (clean) await this.#clearOwner();
+    await abandonOwnership(this.#context, this.id);
   }
 
   #isFenced(): boolean {
@@ -460,22 +464,6 @@ export class Volume {
     while (this.#cooling) await sleep(this.#context.clock, 10);
     await this.#cool(0, Number.POSITIVE_INFINITY);
     return this.#regions.hotCount < before;
-  }
-
-  async #clearOwner(): Promise<void> {
-    const { log } = this.#context;
-    try {
-      await swapOwner(this.#context, this.id, this.#ownership.revision, {
-        epoch: this.epoch,
-        nodeId: '',
-        incarnation: '',
-      });
-    } catch (error) {
-      log.warn(
-        { volume: this.name, error: asError(error).message },
-        'the release could not be recorded; the next owner waits for the lease',
-      );
-    }
   }
 
   assertConsistent(): void {
@@ -527,7 +515,7 @@ async function loadSegments(context: CoordinatorContext, volume: VolumeRecord): 
   };
   const toReplica = (replica: SegmentRecord['replicas'][number], slot: number): Replica => {
     const { driveId, session } = homeOf(replica.driveId);
-    return new Replica(driveId, session, slot, replica.inSync, replica.syncedGeneration);
+    return new Replica(driveId, session, slot, replica);
   };
   const counts = new SegmentCounts(volume.minInSync);
   const segments = stored.records.map(

@@ -68,6 +68,13 @@ export const NO_SCRUB_STATS: ScrubStats = {
   unresolved: 0,
 };
 
+/** What a drive that is open says of its copies of a volume. */
+export interface DriveCopies {
+  readonly driveId: DriveId;
+  /** Segments whose copy may lack writes that were not flushed when the node lost power. */
+  readonly uncertainSegments: readonly number[];
+}
+
 /** Result of comparing all in-sync replicas of a volume, extent by extent. */
 export interface VerifyReport {
   readonly extentsCompared: number;
@@ -145,20 +152,29 @@ export interface ShardControl {
    * Idempotent while it is served here.
    */
   takeVolume(volumeId: VolumeId): Promise<void>;
-  /** Ends client I/O, flushes, cools all regions, gives up ownership cleanly. Idempotent. */
+  /**
+   * Ends client I/O, flushes, cools all regions, gives up ownership cleanly. Idempotent. Rejects with UNAVAILABLE while it cannot be recorded
+   * that ownership was given up: then it is to be called again, or nobody else can take the volume as long as this agent lives.
+   */
   releaseVolume(volumeId: VolumeId): Promise<void>;
   servedVolumes(): Promise<readonly ServedVolume[]>;
   /** By index; none when the volume is not served here. */
   servedSegments(volumeId: VolumeId): Promise<readonly ServedSegment[]>;
+  /** Of every open drive of this shard, whether it holds copies of the volume or not. */
+  copiesOf(volumeId: VolumeId): Promise<readonly DriveCopies[]>;
   /** Compares all in-sync replicas of a volume that is served here. */
   verifyVolume(volumeId: VolumeId): Promise<VerifyReport>;
   /** Begins or ends a pass of a drive; nothing changes when one is, or is not, under way. Rejects with NOT_FOUND when it is not open here. */
   scrubDrive(driveId: DriveId, action: ScrubAction): Promise<void>;
   /** The same of a volume, whose copies are all read; NOT_FOUND when it is not served here. */
   scrubVolume(volumeId: VolumeId, action: ScrubAction): Promise<void>;
-  /** Removes the replicas of a deleted volume from the drives of this shard. Idempotent. */
+  /**
+   * Removes the replicas of a deleted volume from the drives of this shard. Idempotent. `epoch` is above that of its last owner, whose late
+   * requests are refused from then on: they would create the replicas anew.
+   */
   deleteReplicas(
     volumeId: VolumeId,
+    epoch: number,
     segments: readonly { readonly index: number; readonly driveId: DriveId }[],
   ): Promise<void>;
   /** The node's lease cannot have ended before `deadlineMs` on the monotonic clock (`Clock.nowMs` of any thread of this host). */

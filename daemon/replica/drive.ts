@@ -9,26 +9,25 @@
  * - data that differs from its known checksum never leaves (invariant 13).
  */
 import { assert, must } from '../base/assert.js';
-import { asError } from '../base/errors.js';
+import { asError, BraidError } from '../base/errors.js';
 import type { DriveId, VolumeId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import { BLOCK_BYTES, EXTENT_BYTES } from '../base/units.js';
-import { extentSlot, type Superblock } from '../format/records.js';
+import { EXTENT_RECORD_BYTES, extentSlot, type Layout, type Superblock } from '../format/records.js';
 import { extentKey, uuidToBytes } from '../format/keys.js';
-import type { Clock, Timer } from '../ports/clock.js';
-import type { DiskOpener } from '../ports/disk.js';
+import type { Timer } from '../ports/clock.js';
 import type { Log } from '../ports/log.js';
-import type { MetaOperation, MetaStore, MetaStoreOpener } from '../ports/meta-store.js';
-import type { ScrubSettings, ScrubStats } from '../ports/shard.js';
+import type { MetaOperation, MetaStore } from '../ports/meta-store.js';
 import { NO_BUFFER, type Slab } from '../ports/slab.js';
 import { FLAG, OPCODE, STATUS, type Status } from '../protocol/frame.js';
 import { ActivityLog } from './activity-log.js';
 import { ChecksumTable } from './checksums.js';
 import { type CommitPlanner, Committer, PLAN } from './committer.js';
-import { DRIVE_TICK_MS, DriveIo, type DriveIoHandler, type DriveIoStats } from './drive-io.js';
+import { DRIVE_TICK_MS, DriveIo, type DriveIoHandler } from './drive-io.js';
 import { checkDataArea, type DriveContents, loadContents, readSuperblock, replicaKey } from './drive-loader.js';
 import { type DriveFormat, formatDrive } from './drive-format.js';
-import { DriveMaintenance, type RegionsToCool, type SegmentToOpen } from './drive-maintenance.js';
+import { type DriveOptions, type DriveStats, NO_SCRUB } from './drive-options.js';
+import { DriveMaintenance, type RegionsToCool, type SegmentToOpen, type VolumeToOpen } from './drive-maintenance.js';
 import { ExtentPlanner, NEED } from './extent-planner.js';
 import { FreedSlots } from './freed-slots.js';
 import { MapAhead } from './map-ahead.js';
@@ -37,31 +36,11 @@ import { regionOf, type Replica } from './replica.js';
 import { DriveScrubber, type ScrubHost } from './scrubber.js';
 
 const ENOSPC = -28;
+const EIO = -5;
+/** Ticks between looks at whether the drive's files are still there. */
+const CHECK_TICKS = Math.ceil(limits.driveCheckMs / DRIVE_TICK_MS);
 /** Blocks reported as damaged, so that a client that reads one again and again fills no log. */
 const REPORTED_BLOCKS_MAX = 1_024;
-/** Passes only when asked for. */
-const NO_SCRUB: ScrubSettings = { bytesPerSecond: limits.scrubBytesPerSecondDefault, intervalMs: 0 };
-
-export interface DriveOptions {
-  readonly directory: string;
-  readonly disks: DiskOpener;
-  readonly metas: MetaStoreOpener;
-  readonly slab: Slab;
-  readonly clock: Clock;
-  readonly log: Log;
-  readonly clusterId: string;
-  /** Checked against the superblock when given. */
-  readonly driveId?: string;
-  /** The drive has failed: nothing on it can be used until it is opened anew. */
-  readonly onFailed?: (reason: string) => void;
-  /** What an operator should know of it, beside failures. */
-  readonly onScrubbed?: (message: string) => void;
-  readonly scrub?: ScrubSettings;
-  readonly hotRegionsMax?: number;
-  /** UUID of this boot of the node: tells a killed process, which loses nothing, from lost power. */
-  readonly bootId: string;
-}
-
 /** Who gets the results of a drive's operations: the replica server that it was added to. */
 export interface DriveHost extends ScrubHost {
   readonly operations: OperationTable;
@@ -72,20 +51,6 @@ export interface DriveHost extends ScrubHost {
   /** The activity log has just reached `limits.hotRegionsPressure`, or a write waits for room in it. */
   onPressure(drive: ReplicaDrive): void;
   onFailed(drive: ReplicaDrive, reason: string): void;
-}
-
-/** What a drive has done since it was opened. */
-export interface DriveStats extends DriveIoStats {
-  readonly checksumMismatches: number;
-  readonly isServing: boolean;
-  readonly slotCount: number;
-  readonly freeSlots: number;
-  readonly replicas: number;
-  readonly hotRegions: number;
-  readonly activations: number;
-  readonly commits: number;
-  readonly metaBytes: number;
-  readonly scrub: ScrubStats;
 }
 
 type DriveState = 'loaded' | 'serving' | 'closing' | 'failed' | 'closed';
@@ -111,6 +76,8 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
   #state: DriveState = 'loaded';
   #failure = '';
   #checksumMismatches = 0;
+  #ticks = 0;
+  #isChecking = false;
   #timer: Timer | null = null;
   // Set by `attach`, before any operation.
   #host!: DriveHost;
@@ -163,7 +130,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     this.#pressureRegions = Math.ceil((hotRegionsMax * limits.hotRegionsPressure) / limits.hotRegionsPerDriveMax);
     this.#checksums = new ChecksumTable({
       hotRegionsMax: Math.max(hotRegionsMax, contents.hotRegions.length),
-      coldRegionsMax: limits.coldRegionsPerDriveMax,
+      coldRegionsMax: options.coldRegionsMax ?? limits.coldRegionsPerDriveMax,
       recordOf: (replica, extent) => this.recordOf(replica, extent),
     });
     this.#activity = new ActivityLog(hotRegionsMax, this.#checksums, uuidToBytes(options.bootId));
@@ -180,7 +147,8 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     this.#table = host.operations;
     const { allocator, replicas } = this.#contents;
     const parts = {
-      meta: this.#meta,
+      read: (key: Uint8Array) => this.#read(key),
+      onCorrupt: (what: string) => this.#failSoon(`its metadata is damaged: ${what}`),
       io: this.#io,
       allocator,
       replicas,
@@ -192,9 +160,9 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     this.#planner = new ExtentPlanner(this.#table, parts);
     this.#committer = new Committer(this.#meta, this, this.#table);
     this.#maintenance = new DriveMaintenance({ ...parts, committer: this.#committer });
-    const { clock, scrub = NO_SCRUB, onScrubbed = () => undefined } = this.#options;
-    const own = { slab: this.#slab, clock, log: this.#log, settings: scrub, createdMs: this.#createdMs };
-    this.scrubber = new DriveScrubber(this, host, { ...parts, ...own, committer: this.#committer, report: onScrubbed });
+    const { clock, scrub: settings = NO_SCRUB, onScrubbed: report = () => undefined } = this.#options;
+    const rest = { meta: this.#meta, slab: this.#slab, clock, log: this.#log, committer: this.#committer };
+    this.scrubber = new DriveScrubber(this, host, { ...parts, ...rest, settings, report, createdMs: this.#createdMs });
     // A crash may have come between their commit and their punch.
     for (const slot of this.#contents.freedSlots) this.#freed.unmapped(slot);
     this.#armTimer();
@@ -239,7 +207,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
   }
 
   /** The owner's last word about the replica's segment. */
-  layoutOf(replica: Replica): { readonly generation: number; readonly segment: Uint8Array } | null {
+  layoutOf(replica: Replica): Layout | null {
     return this.#maintenance.layoutOf(replica);
   }
 
@@ -247,8 +215,8 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     return this.#maintenance.epochOf(volume);
   }
 
-  openReplicas(volumeId: VolumeId, volume: Uint8Array, epoch: number, segments: readonly SegmentToOpen[]) {
-    return this.#maintenance.openReplicas(volumeId, volume, epoch, segments);
+  openReplicas(volume: VolumeToOpen, segments: readonly SegmentToOpen[]) {
+    return this.#maintenance.openReplicas(volume, segments);
   }
 
   /** Refused with BAD_REQUEST, and nothing done, when a write is in flight in one of the regions. */
@@ -269,6 +237,11 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
   /** The extent is equal on all copies and has these checksums: keeps those that it does not know. */
   learn(replica: Replica, extent: number, checksums: Uint32Array): Promise<Status> {
     return this.isServing ? this.#maintenance.learn(replica, extent, checksums) : Promise.resolve(STATUS.IO_ERROR);
+  }
+
+  /** Makes durable that the volume is at `epoch` at least; false when the drive has failed. */
+  raiseEpoch(volume: Uint8Array, epoch: number): Promise<boolean> {
+    return this.#maintenance.raiseEpoch(volume, epoch);
   }
 
   deleteReplica(replica: Replica): Promise<Status> {
@@ -336,7 +309,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     if (this.#state !== 'serving') return;
     this.#state = 'failed';
     this.#failure = reason;
-    this.#log.error({ reason }, 'drive failed; its replicas are unusable until the agent opens it again');
+    this.#log.error({ reason }, 'drive failed; its replicas are unusable until it is opened again');
     this.#freed.stop();
     this.#committer.fail();
     this.#io.fail();
@@ -410,7 +383,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
 
   onOperationFlushed(op: number, result: number): void {
     // What the drive had in its cache may be lost, whatever it says later.
-    if (result !== 0) this.fail(`a flush failed with ${result}`);
+    if (result !== 0) this.fail(`a flush failed with ${describe(result)}`);
     const status = result === 0 ? STATUS.OK : STATUS.IO_ERROR;
     if (this.#table.opcode[op] === OPCODE.FLUSH) this.#host.onFlushed(op, status);
     else this.#end(op, status);
@@ -432,7 +405,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
         assert(!used.has(slot) && allocator.isUsed(slot), 'a slot is named by one extent, and is not free');
         used.add(slot);
         assert(
-          replica.isChanging(extent) || this.#storedSlot(replica, extent) === slot,
+          !this.isServing || replica.isChanging(extent) || this.#storedSlot(replica, extent) === slot,
           'the head map says what the metadata says',
         );
       }
@@ -484,7 +457,10 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     if (result !== 0) {
       const replica = must(table.replica[op], 'the replica of an operation');
       this.#checksums.forget(replica, table.extent[op] as number, this.#firstBlock(op), length / BLOCK_BYTES);
-      return this.#end(op, result === ENOSPC ? STATUS.NO_SPACE : STATUS.IO_ERROR);
+      this.#end(op, result === ENOSPC ? STATUS.NO_SPACE : STATUS.IO_ERROR);
+      // What it did instead nobody knows, and the next write will hardly fare better.
+      if (result !== ENOSPC) this.fail(`a write failed with ${describe(result)}`);
+      return;
     }
     const isFua = ((table.flags[op] as number) & FLAG.FUA) !== 0;
     // Zeros have no durable form of their own, as writes do.
@@ -562,7 +538,25 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
 
   /** The extent's record, valid until the next call. */
   recordOf(replica: Replica, extent: number): Uint8Array | null {
-    return this.#meta.get(extentKey(replica.volume, replica.segment, extent));
+    const record = this.#read(extentKey(replica.volume, replica.segment, extent));
+    if (record === null || record.length === EXTENT_RECORD_BYTES) return record;
+    this.#failSoon(`its metadata is damaged: the record of extent ${extent}`);
+    return null;
+  }
+
+  #read(key: Uint8Array): Uint8Array | null {
+    try {
+      return this.#meta.get(key);
+    } catch (thrown) {
+      if (!(thrown instanceof BraidError)) throw thrown;
+      this.#failSoon(thrown.message);
+      return null;
+    }
+  }
+
+  /** When the caller has finished what it is in the middle of. */
+  #failSoon(reason: string): void {
+    void Promise.resolve().then(() => this.fail(reason));
   }
 
   #storedSlot(replica: Replica, extent: number): number {
@@ -582,7 +576,23 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
       if (this.#io.tick()) this.fail(`an operation did not end within ${limits.driveTimeoutMs} ms`);
       else if (this.#committer.tick(DRIVE_TICK_MS))
         this.fail(`a metadata commit did not end within ${limits.driveTimeoutMs} ms`);
-      else this.scrubber.tick();
+      else {
+        this.scrubber.tick();
+        if (++this.#ticks % CHECK_TICKS === 0) void this.#checkFiles();
+      }
     });
   }
+
+  /** A file that was removed or replaced goes on working, until it is closed and everything in it is lost. */
+  async #checkFiles(): Promise<void> {
+    if (this.#isChecking) return;
+    this.#isChecking = true;
+    const problem = (await this.#io.check()) || (await this.#meta.check());
+    this.#isChecking = false;
+    if (problem !== '') this.fail(problem);
+  }
+}
+
+function describe(result: number): string {
+  return result === EIO ? 'an I/O error' : `error ${-result}`;
 }

@@ -9,9 +9,19 @@
  * - At most two reads are in flight: one of the pass, one that looks again at what was found. Their buffers are of the internal pool.
  */
 import { assert } from '../base/assert.js';
+import { BraidError } from '../base/errors.js';
 import { limits } from '../base/limits.js';
 import { BLOCKS_PER_EXTENT, EXTENT_BYTES } from '../base/units.js';
-import { damagedKey, itemOfKey, SCRUB_KEY, segmentOfKey, TABLE, tablePrefix, volumeOfKey } from '../format/keys.js';
+import {
+  damagedKey,
+  isKnownKey,
+  itemOfKey,
+  SCRUB_KEY,
+  segmentOfKey,
+  TABLE,
+  tablePrefix,
+  volumeOfKey,
+} from '../format/keys.js';
 import {
   decodeScrub,
   encodeScrub,
@@ -95,12 +105,22 @@ export class DriveScrubber {
     this.#drive = drive;
     this.#host = host;
     this.#parts = parts;
-    const { meta, clock, replicas } = parts;
+    this.#quietUntilMs = parts.clock.nowMs() + limits.scrubQuietMs;
+    this.#record = NEVER_SCRUBBED;
+    try {
+      this.#load();
+    } catch (error) {
+      if (!(error instanceof BraidError)) throw error;
+      parts.log.warn({ error: error.message }, 'what earlier scrubs found cannot be read; the next one finds it again');
+    }
+  }
+
+  #load(): void {
+    const { meta, replicas } = this.#parts;
     const stored = meta.get(SCRUB_KEY);
-    this.#record = stored === null ? NEVER_SCRUBBED : decodeScrub(stored);
-    this.#quietUntilMs = clock.nowMs() + limits.scrubQuietMs;
+    if (stored !== null) this.#record = decodeScrub(stored);
     meta.scan(tablePrefix(TABLE.DAMAGED), (key) => {
-      const replica = replicas.get(replicaKey(volumeOfKey(key), segmentOfKey(key)));
+      const replica = isKnownKey(key) ? replicas.get(replicaKey(volumeOfKey(key), segmentOfKey(key))) : undefined;
       if (replica !== undefined) this.#remember({ replica, extent: itemOfKey(key) });
     });
   }

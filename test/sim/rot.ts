@@ -8,7 +8,15 @@
  *   lost until it is written anew, so it is taken back before healing, or the volume would never be whole.
  */
 import { BLOCK_BYTES, BLOCKS_PER_EXTENT, EXTENT_BYTES, EXTENTS_PER_REGION } from '../../daemon/base/units.js';
-import { activityKey, itemOfKey, segmentOfKey, TABLE, tablePrefix, uuidToBytes } from '../../daemon/format/keys.js';
+import {
+  activityKey,
+  itemOfKey,
+  segmentOfKey,
+  TABLE,
+  tablePrefix,
+  uuidToBytes,
+  volumeOfKey,
+} from '../../daemon/format/keys.js';
 import { extentKnown, extentSlot } from '../../daemon/format/records.js';
 import { ALL_KNOWN } from '../../daemon/protocol/extent-sums.js';
 import type { SimRandom } from './world/sim-random.js';
@@ -41,13 +49,12 @@ export class Rot {
   /** Flips a bit on the node's drive, if there is a block for it. */
   strike(node: number): void {
     const world = this.#world;
-    if (node >= world.options.replicas) return;
     this.#forgetRewritten();
     const candidates: Omit<Rotten, 'bytes' | 'bit'>[] = [];
     world.meta(node).scan(tablePrefix(TABLE.EXTENT), (key, record) => {
       const [segment, extent, slot] = [segmentOfKey(key), itemOfKey(key), extentSlot(record)];
       const region = Math.floor(extent / EXTENTS_PER_REGION);
-      if (slot === 0 || this.#isHot(node, segment, region)) return;
+      if (slot === 0 || volumeOfKey(key) !== world.volumeId || this.#isHot(node, segment, region)) return;
       // Half of the time where clients read and write most.
       const block = this.#random.below(this.#random.chance(0.5) ? CLIENT_BLOCKS : BLOCKS_PER_EXTENT);
       const name = `${segment}/${extent}/${block}`;
@@ -86,8 +93,9 @@ export class Rot {
   /** Extents that some drive does not know all checksums of. */
   unknownExtents(): number {
     let count = 0;
-    for (let node = 0; node < this.#world.options.replicas; node++) {
-      this.#world.meta(node).scan(tablePrefix(TABLE.EXTENT), (_, record) => {
+    for (let node = 0; node < this.#world.options.nodes; node++) {
+      this.#world.meta(node).scan(tablePrefix(TABLE.EXTENT), (key, record) => {
+        if (volumeOfKey(key) !== this.#world.volumeId) return;
         if (extentSlot(record) !== 0 && extentKnown(record) !== ALL_KNOWN) count++;
       });
     }

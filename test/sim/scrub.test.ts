@@ -34,8 +34,7 @@ async function driveScrub(world: SimWorld, node: number): Promise<ScrubStats> {
 }
 
 async function scrubDrive(world: SimWorld, node: number): Promise<void> {
-  const { shard, setup } = nodeOf(world, node);
-  await shard.scrubDrive(setup.driveId, 'start');
+  await nodeOf(world, node).shard.scrubDrive(world.driveOf(node), 'start');
   await untilIdle(world, () => driveScrub(world, node));
 }
 
@@ -159,8 +158,7 @@ await t.test('a scrub that is interrupted goes on from where it was, one that is
   await written(world, t, client);
   await pass(world, ALL_COLD_MS);
   t.match(await driveScrub(world, 1), { isRunning: false, startedMs: 0, completedMs: 0 }, 'a new drive waits');
-  const { shard, setup } = nodeOf(world, 1);
-  await shard.scrubDrive(setup.driveId, 'start');
+  await nodeOf(world, 1).shard.scrubDrive(world.driveOf(1), 'start');
   await pass(world, 5);
   t.match(await driveScrub(world, 1), { isRunning: true });
   world.crashNode(1, false);
@@ -169,8 +167,8 @@ await t.test('a scrub that is interrupted goes on from where it was, one that is
   await pass(world, 60_000);
   const { completedMs } = await driveScrub(world, 1);
   t.ok(completedMs > 0);
-  await nodeOf(world, 1).shard.scrubDrive(setup.driveId, 'start');
-  await nodeOf(world, 1).shard.scrubDrive(setup.driveId, 'stop');
+  await nodeOf(world, 1).shard.scrubDrive(world.driveOf(1), 'start');
+  await nodeOf(world, 1).shard.scrubDrive(world.driveOf(1), 'stop');
   t.match(await driveScrub(world, 1), { isRunning: false, completedMs });
 });
 
@@ -203,8 +201,8 @@ await t.test('13: verify goes on over damage, names it, and has it rewritten', a
   t.equal(report.extentsCompared, 3);
   t.same(report.differences, []);
   t.match(report.damaged, [
-    { segment: 0, extent: 0, offsetBytes: 0, driveId: nodeOf(world, 0).setup.driveId, problem: 'checksum' },
-    { segment: 0, extent: 2, driveId: nodeOf(world, 2).setup.driveId, problem: 'unreadable' },
+    { segment: 0, extent: 0, offsetBytes: 0, driveId: world.driveOf(0), problem: 'checksum' },
+    { segment: 0, extent: 2, driveId: world.driveOf(2), problem: 'unreadable' },
   ]);
   world.media(2).repair();
   await pass(world, 2_000);
