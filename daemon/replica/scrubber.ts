@@ -240,7 +240,7 @@ export class DriveScrubber {
     const rest =
       waiting === 0
         ? 'all are right again'
-        : `${waiting} of them wait for another copy: attach the volumes that they belong to`;
+        : `${waiting} of them wait to be rewritten from another copy, for which their volumes have to be attached`;
     this.#parts.report(`the scrub found ${this.#passErrors} damaged extent(s) on this drive; ${rest}`);
   }
 

@@ -63,7 +63,7 @@ await t.test(
       for (let reads = 0; reads < 4; reads++) await ok(t, world, client.read(0, BLOCK_BYTES), 7);
       await pass(world, 1_000);
       t.same(await states(world, OWNER), ['in-sync', 'in-sync']);
-      const rewritten = world.trace.filter((line) => line.includes('could not be read, and was rewritten'));
+      const rewritten = world.trace.filter((line) => line.includes('was damaged and was rewritten'));
       t.ok(rewritten.length > node, 'the operator is told');
       world.media(node).repair();
     }

@@ -16,12 +16,10 @@ import {
   nodeOf,
   ok,
   pass,
-  recordedSegment,
   restart,
   serve,
   served,
   slotOf,
-  states,
   untilInSync,
 } from './story.js';
 import type { SimWorld } from './world/sim-world.js';
@@ -54,7 +52,7 @@ async function untilIdle(world: SimWorld, stats: () => Promise<ScrubStats>): Pro
 }
 
 function events(world: SimWorld, pattern: RegExp): string[] {
-  return world.trace.filter((line) => line.includes(' event ') && pattern.test(line));
+  return world.trace.filter((line) => line.includes('{"event":') && pattern.test(line));
 }
 
 /** Every byte of the extent on the node's drive is `fill`; found where it begins so, or where it began so before it was damaged. */
@@ -109,10 +107,10 @@ await t.test('13: the scrub of a drive finds rot, and the owner rewrites it from
   t.match(await driveScrub(world, 1), { errors: 1, repaired: 1, unresolved: 0 });
   holds(t, world, 1, slot, 12);
   t.equal(
-    events(world, /"volume\/v".*drive .* of the 131072 bytes at offset 131072 was damaged and was rewritten/).length,
+    events(world, /drive .* of the 131072 bytes at offset 131072 was damaged and was rewritten.*"volume\/v"/).length,
     1,
   );
-  t.equal(events(world, /"drive\/.*scrub found 1 damaged extent/).length, 1);
+  t.equal(events(world, /scrub found 1 damaged extent.*"drive\//).length, 1);
   await scrubDrive(world, 1);
   t.match(await driveScrub(world, 1), { errors: 1, repaired: 1, unresolved: 0 });
   await identical(t, world, 0);
@@ -142,7 +140,7 @@ await t.test(
     world.media(2).flipBit(slot, 7);
     await scrubDrive(world, 2);
     t.match(await driveScrub(world, 2), { errors: 1, repaired: 0, unresolved: 1 });
-    t.match(events(world, /"drive\//), [/1 of them wait for another copy: attach the volumes/]);
+    t.equal(events(world, /1 of them wait to be rewritten .* have to be attached/).length, 1);
     world.crashNode(2, true);
     await restart(world, [2]);
     t.match(await driveScrub(world, 2), { errors: 0, unresolved: 1 }, 'it is not forgotten');
@@ -186,7 +184,7 @@ await t.test('13: the owner reads and compares all copies, repairs, and reports 
   await restart(world, [1]);
   t.ok(await untilInSync(world, 0, 3));
   t.match(await scrubVolume(world, 0), { errors: 2, repaired: 1, unresolved: 1 });
-  t.equal(events(world, /"error".*copies of the 131072 bytes at offset 131072 differ in 1 block/).length, 1);
+  t.equal(events(world, / error copies of the 131072 bytes at offset 131072 differ in 1 block/).length, 1);
   t.equal(world.media(1).peek(must(slots[1], 'a slot'), 1)[0], FORGED, 'it is left as it is');
 });
 
@@ -260,14 +258,11 @@ await t.test('13: a copy whose agent was restarted is not believed what it forgo
   const { world, client } = await begin({ nodes: 4 }, 3);
   const slot = await hotRot(world, t, client, 0);
   const { epoch } = await served(world, 3);
-  const before = recordedSegment(world).generation;
   world.crashNode(0, false);
   await restart(world, [0]);
   // No copy is local to the owner: the first one in line is asked.
   for (let count = 0; count < 8; count++) await ok(t, world, client.read(ROTTEN, BLOCK_BYTES), 12);
-  t.same(await states(world, 3), ['in-sync', 'in-sync', 'in-sync']);
   t.equal((await served(world, 3)).epoch, epoch);
-  t.equal(recordedSegment(world).generation, before, 'it never left the set');
   await pass(world, ALL_COLD_MS);
   t.equal(world.media(0).peek(slot + 20 * BLOCK_BYTES, 1)[0], 12, 'and what it had was rewritten');
   await identical(t, world, 3);
