@@ -47,7 +47,7 @@ export class VolumeScrub {
   #isLoaded = false;
   #isRunning = false;
   #isClosed = false;
-  #quietUntilMs: number;
+  readonly #quietUntilMs: number;
   #passBytesTotal = 0;
   #bytes = 0;
   #errors = 0;
