@@ -44,6 +44,7 @@ export function shardMethods(shard: ShardControl): ShardMethods {
     servedSegments: (volumeId) => shard.servedSegments(volumeId),
     verifyVolume: (volumeId) => shard.verifyVolume(volumeId),
     deleteReplicas: (volumeId, segments) => shard.deleteReplicas(volumeId, segments),
+    setCopyBandwidth: (bytesPerSecond) => shard.setCopyBandwidth(bytesPerSecond),
     setLeaseDeadline: (deadlineMs) => shard.setLeaseDeadline(deadlineMs),
     stats: () => shard.stats(),
     stop: () => shard.stop(),

@@ -88,6 +88,7 @@ function shardControl(rpc: RpcEndpoint<WorkerMethods>, stop: () => Promise<void>
     servedSegments: (volumeId) => rpc.call('servedSegments', volumeId),
     verifyVolume: (volumeId) => rpc.call('verifyVolume', volumeId),
     deleteReplicas: (volumeId, segments) => rpc.call('deleteReplicas', volumeId, segments),
+    setCopyBandwidth: (bytesPerSecond) => rpc.notify('setCopyBandwidth', bytesPerSecond),
     setLeaseDeadline: (deadlineMs) => rpc.notify('setLeaseDeadline', deadlineMs),
     stats: () => rpc.call('stats'),
     stop,

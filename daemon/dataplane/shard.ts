@@ -11,6 +11,7 @@ import type { DriveId, NodeId, VolumeId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import type { CoordinatorContext } from '../coordinator/context.js';
 import { InternalBuffers, Serial, Ticker, VOLUME_TICK_MS, type Severity } from '../coordinator/context.js';
+import { CopyPacer } from '../coordinator/copy-pacer.js';
 import { OperationBudget } from '../coordinator/operation-budget.js';
 import { PeerPool, type PeerListener } from '../coordinator/peers.js';
 import { abandonOwnership, Volume } from '../coordinator/volume.js';
@@ -130,6 +131,7 @@ export class Shard implements ShardControl {
       incarnation,
       resolve: (node, shard) => this.#resolve(node, shard),
     });
+    const budget = new OperationBudget();
     this.#context = {
       store,
       peers: this.#peers,
@@ -145,7 +147,8 @@ export class Shard implements ShardControl {
         parts.events.report({ severity, subject, message });
       },
       buffers: new InternalBuffers(slab),
-      budget: new OperationBudget(),
+      budget,
+      pacer: new CopyPacer(clock, () => budget.starts),
     };
     slab.onAvailable = (pool) => {
       this.#onSlabAvailable(pool);
@@ -307,6 +310,10 @@ export class Shard implements ShardControl {
     if (volume === undefined)
       throw new BraidError('NOT_FOUND', 'the volume is not served by this shard; attach it first');
     return volume.verify();
+  }
+
+  setCopyBandwidth(bytesPerSecond: number | null): void {
+    this.#context.pacer.setBandwidth(bytesPerSecond);
   }
 
   setLeaseDeadline(deadlineMs: number): void {
