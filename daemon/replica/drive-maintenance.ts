@@ -65,6 +65,13 @@ export class DriveMaintenance {
     return epoch ?? 0;
   }
 
+  async raiseEpoch(volume: Uint8Array, epoch: number): Promise<boolean> {
+    if (this.epochOf(volume) >= epoch) return true;
+    return this.#parts.committer.commit((operations) => {
+      operations.push({ key: epochKey(volume), value: encodeEpoch(epoch) });
+    });
+  }
+
   /**
    * Makes durable that the volume is at `epoch` (invariant 2), each segment's layout, and the replicas that are not here yet, empty.
    * Returns the replicas; null for a segment whose size contradicts what is stored; or null when the drive has failed.

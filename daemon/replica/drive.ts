@@ -54,6 +54,7 @@ export interface DriveOptions {
   /** The drive has failed: nothing on it can be used until it is opened anew. */
   readonly onFailed?: (reason: string) => void;
   readonly hotRegionsMax?: number;
+  readonly coldRegionsMax?: number;
   /** UUID of this boot of the node: tells a killed process, which loses nothing, from lost power. */
   readonly bootId: string;
 }
@@ -156,7 +157,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     this.#pressureRegions = Math.ceil((hotRegionsMax * limits.hotRegionsPressure) / limits.hotRegionsPerDriveMax);
     this.#checksums = new ChecksumTable({
       hotRegionsMax: Math.max(hotRegionsMax, contents.hotRegions.length),
-      coldRegionsMax: limits.coldRegionsPerDriveMax,
+      coldRegionsMax: options.coldRegionsMax ?? limits.coldRegionsPerDriveMax,
       recordOf: (replica, extent) => this.#recordOf(replica, extent),
     });
     this.#activity = new ActivityLog(hotRegionsMax, this.#checksums, uuidToBytes(options.bootId));
@@ -249,6 +250,11 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
   /** Removes the tombstones with stamps up to `generation`: those that all replicas had when they were all in sync under it. */
   purgeTombstones(replica: Replica, generation: number): Promise<Status> {
     return this.#maintenance.purgeTombstones(replica, generation);
+  }
+
+  /** Makes durable that the volume is at `epoch` at least; false when the drive has failed. */
+  raiseEpoch(volume: Uint8Array, epoch: number): Promise<boolean> {
+    return this.#maintenance.raiseEpoch(volume, epoch);
   }
 
   deleteReplica(replica: Replica): Promise<Status> {

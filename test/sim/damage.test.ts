@@ -92,7 +92,7 @@ await t.test(
     t.not((await world.wait(client.read(BAD_BLOCK, BLOCK_BYTES), LONG_MS)).status, STATUS.OK);
     await ok(t, world, client.read(EXTENT_BYTES, 5 * BLOCK_BYTES), 12);
     t.equal(reports(world).length, 1);
-    t.match(reports(world)[0], `"subject":"volume/v"`);
+    t.match(reports(world)[0], `"event":"volume/v"`);
     t.match(reports(world)[0], `1 block(s) of 4096 bytes at offset ${BAD_BLOCK} `);
     const before = await mismatches(world);
     await pass(world, 60_000);

@@ -7,6 +7,7 @@ import { assert } from '../../../daemon/base/assert.js';
 import { BraidError } from '../../../daemon/base/errors.js';
 import type { Clock } from '../../../daemon/ports/clock.js';
 import type { MetaOperation, MetaStore, MetaStoreOpener } from '../../../daemon/ports/meta-store.js';
+import { TABLE } from '../../../daemon/format/keys.js';
 import type { SimRandom } from './sim-random.js';
 
 interface Commit {
@@ -75,6 +76,12 @@ export class SimMetaMedia {
       const entry = this.#entries.get(order[index] ?? '');
       if (entry !== undefined) visit(entry.key.slice(), entry.value.slice());
     }
+  }
+
+  /** Whether a key other than its epoch's names the volume. */
+  mentions(volume: Uint8Array): boolean {
+    const text = textOf(volume);
+    return [...this.#entries.keys()].some((key) => key.charCodeAt(0) !== TABLE.EPOCH && key.startsWith(text, 1));
   }
 
   usedBytes(): number {

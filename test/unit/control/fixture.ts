@@ -144,6 +144,7 @@ export class FakeShard implements ShardControl {
 
   async deleteReplicas(
     id: VolumeId,
+    _epoch: number,
     segments: readonly { readonly index: number; readonly driveId: DriveId }[],
   ): Promise<void> {
     this.#called('deleteReplicas');

@@ -502,9 +502,9 @@ export class Coordinator {
     return braid.ListExtentsReply.decode(reply.payload).extents;
   }
 
-  deletePayload(indexes: number[], volumeId = VOLUME): Uint8Array {
+  deletePayload(indexes: number[], volumeId = VOLUME, epoch = 5): Uint8Array {
     const segments = indexes.map((index) => ({ index, driveId: this.world.driveId }));
-    return braid.DeleteRequest.encode({ volumeId, segments }).finish();
+    return braid.DeleteRequest.encode({ volumeId, segments, epoch }).finish();
   }
 
   /** The connection breaks. */
