@@ -1,4 +1,6 @@
 /** Links between the owner and its replicas are cut, one way and both ways: no acknowledged write is lost, and all heals by itself. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import t, { type Test } from 'tap';
 import { MIB } from '../../daemon/base/units.js';
 import { startFio } from '../support/fio.js';
@@ -25,6 +27,37 @@ async function cutAll(network: OwnNetwork, links: readonly Link[]): Promise<void
 async function restoreAll(network: OwnNetwork, links: readonly Link[]): Promise<void> {
   await Promise.all(links.map(([from, to]) => network.restore(from, to)));
 }
+
+const PORT = 9;
+const SENDER = `const socket = require('node:dgram').createSocket('udp4');
+  setInterval(() => socket.send('x', ${PORT}, process.argv[1]), 20);`;
+const RECEIVER = `const socket = require('node:dgram').createSocket('udp4');
+  socket.bind(${PORT}, process.argv[1]).on('message', () => process.exit(0));
+  setTimeout(() => process.exit(1), 1_500);`;
+
+/** Whether a datagram of one node reaches another. */
+async function isHeard(network: OwnNetwork, [from, to]: Link): Promise<boolean> {
+  const { host } = network.place(to);
+  const start = (node: number, script: string) => {
+    const [program = '', ...programArguments] = [...network.place(node).command, process.execPath, '-e', script, host];
+    return spawn(program, programArguments, { stdio: 'inherit' });
+  };
+  const sender = start(from, SENDER);
+  const [code] = (await once(start(to, RECEIVER), 'exit')) as [number];
+  sender.kill('SIGKILL');
+  return code === 0;
+}
+
+t.test('a link is cut in the direction that is asked for, until it is restored', async (t) => {
+  const network = await OwnNetwork.create(2);
+  t.teardown(() => network.close());
+  const heard = async () => [await isHeard(network, [0, 1]), await isHeard(network, [1, 0])];
+  t.same(await heard(), [true, true]);
+  await network.cut(0, 1);
+  t.same(await heard(), [false, true]);
+  await network.restore(0, 1);
+  t.same(await heard(), [true, true]);
+});
 
 const CUTS: Record<string, readonly Link[]> = {
   'both ways between the owner and a replica': [
