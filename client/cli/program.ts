@@ -7,6 +7,7 @@ import { driveCommand } from './commands/drive.js';
 import { eventsCommand } from './commands/events.js';
 import { initCommand } from './commands/init.js';
 import { nodeCommand } from './commands/node.js';
+import { recoverCommand } from './commands/recover.js';
 import { statusCommand } from './commands/status.js';
 import { topCommand } from './commands/top.js';
 import { volumeCommand } from './commands/volume.js';
@@ -43,7 +44,8 @@ export function buildProgram(surroundings: Surroundings): Command {
     .addHelpText('after', EXAMPLES)
     .helpCommand('help [command]', 'show the help of a command');
   const groups = [statusCommand, nodeCommand, driveCommand, volumeCommand, eventsCommand, topCommand, initCommand];
-  for (const build of [...groups, demoCommand, completionCommand]) program.addCommand(build(surroundings));
+  for (const build of [...groups, recoverCommand, demoCommand, completionCommand])
+    program.addCommand(build(surroundings));
   configure(program, surroundings);
   return program;
 }

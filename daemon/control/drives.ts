@@ -2,15 +2,16 @@
  * The drives of this node: opens all that the store names, keeps trying those that fail, and adds new ones.
  * A drive that cannot be opened is reported and costs nothing else: the agent and its other drives stay up.
  */
-import { BraidError } from '../base/errors.js';
+import { asError, BraidError } from '../base/errors.js';
 import type { DriveId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import { EXTENT_BYTES, formatSize } from '../base/units.js';
 import type { DriveFormatter } from '../ports/drive-formatter.js';
+import type { DriveMemory, KeptDrive, KnownDrives } from '../ports/kept-drive.js';
 import type { StoreWatch } from '../ports/cluster-store.js';
 import { records, type DriveRecord } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
-import { absent, putRecord } from './cluster-state.js';
+import { absent, putRecord, unchanged } from './cluster-state.js';
 import type { ControlContext } from './context.js';
 import { controlLimits } from './limits.js';
 import { Loop } from './loop.js';
@@ -19,6 +20,15 @@ export interface LocalDrive {
   readonly record: DriveRecord;
   readonly state: 'opening' | 'open' | 'failed';
   /** Why it is not open; empty when it is. */
+  readonly reason: string;
+}
+
+/** A drive that is not open, as far as it can be read. */
+export interface ReadDrive {
+  /** As it was remembered; the id is empty where nothing was. */
+  readonly record: DriveRecord;
+  /** Null when it cannot be read, with the reason. */
+  readonly kept: KeptDrive | null;
   readonly reason: string;
 }
 
@@ -34,14 +44,19 @@ const CAPACITY_BYTES_MIN = 128 * EXTENT_BYTES;
 export class DriveController {
   readonly #context: ControlContext;
   readonly #formatter: DriveFormatter;
+  readonly #memory: DriveMemory;
+  /** What the memory holds, as text. */
+  #remembered = '';
+  #remembering: Promise<void> = Promise.resolve();
   readonly #drives = new Map<DriveId, LocalDrive>();
   readonly #loop: Loop;
   #watch: StoreWatch | null = null;
   /** Adding is rare and looks at all drives: one at a time. */
   #adding: Promise<unknown> = Promise.resolve();
 
-  constructor(context: ControlContext, formatter: DriveFormatter) {
+  constructor(context: ControlContext, formatter: DriveFormatter, memory: DriveMemory) {
     this.#context = context;
+    this.#memory = memory;
     this.#formatter = formatter;
     this.#loop = new Loop({
       name: 'drives',
@@ -106,6 +121,30 @@ export class DriveController {
     return drive;
   }
 
+  /** For `braid recover`: what the remembered drives keep, and those in further directories. Nothing is open while the store is empty. */
+  async readKept(paths: readonly string[]): Promise<readonly ReadDrive[]> {
+    const { node } = this.#context;
+    const known = (await this.#memory.read())?.drives ?? [];
+    const records: DriveRecord[] = known.map((drive) => ({ ...drive, nodeId: node.id }));
+    for (const path of paths.map(normalise)) {
+      if (records.some((record) => record.path === path)) continue;
+      const shard = this.#leastUsedShard(records);
+      records.push({ id: '', nodeId: node.id, path, driveClass: 'ssd', capacityBytes: 0, shard, createdMs: 0 });
+    }
+    return Promise.all(records.map((record) => this.#readKept(record)));
+  }
+
+  async #readKept(record: DriveRecord): Promise<ReadDrive> {
+    const shard = this.#context.shards[record.shard] ?? this.#context.shards[0];
+    try {
+      const kept = (await shard?.control.readDrive(record.path)) ?? null;
+      return { record, kept, reason: '' };
+    } catch (thrown) {
+      if (!(thrown instanceof BraidError)) throw thrown;
+      return { record, kept: null, reason: thrown.message };
+    }
+  }
+
   #leastUsedShard(own: readonly DriveRecord[]): number {
     const uses = this.#context.shards.map((_, index) => own.filter(({ shard }) => shard === index).length);
     return uses.indexOf(Math.min(...uses));
@@ -135,11 +174,54 @@ export class DriveController {
   /** Opens what the store names and is not open; forgets what it does not name any more. */
   async #openAll(): Promise<void> {
     const { state, node } = this.#context;
+    await this.#adopt();
     const own = (await state.drives()).filter(({ value }) => value.nodeId === node.id);
+    await this.#remember(own.map(({ value }) => value));
     const ids = new Set(own.map(({ value }) => value.id));
     for (const [id, { record }] of this.#drives) if (!ids.has(id)) await this.#forget(id, record);
     const missing = own.filter(({ value }) => !this.isOpen(value.id));
     await Promise.all(missing.map(({ value }) => this.#open(value)));
+  }
+
+  /** Drives that this node was away with when the cluster was rebuilt, and of which nobody else knew where they are. */
+  async #adopt(): Promise<void> {
+    const { state, node } = this.#context;
+    const lost = (await state.drives()).filter(({ value }) => value.nodeId === '');
+    if (lost.length === 0) return;
+    const known = (await this.#memory.read())?.drives ?? [];
+    for (const drive of lost) {
+      const record = known.find(({ id }) => id === drive.value.id);
+      if (record === undefined) continue;
+      const isMine = await state.commit(
+        [unchanged(drive)],
+        [putRecord(drive.key, records.drive, { ...record, nodeId: node.id })],
+      );
+      if (isMine)
+        this.#report(
+          'info',
+          record.id as DriveId,
+          `drive ${record.path} is back; volumes that are attached use it when they are attached anew`,
+        );
+    }
+  }
+
+  /** The last drives are not forgotten: a cluster store that has none may be a new one, to be rebuilt from them. */
+  #remember(drives: readonly DriveRecord[]): Promise<void> {
+    const known = { clusterId: this.#context.node.clusterId, drives };
+    this.#remembering = this.#remembering.then(() => this.#rememberNow(known));
+    return this.#remembering;
+  }
+
+  async #rememberNow(known: KnownDrives): Promise<void> {
+    const text = JSON.stringify(known);
+    if (known.drives.length === 0 || text === this.#remembered) return;
+    try {
+      await this.#memory.write(known);
+      this.#remembered = text;
+    } catch (thrown) {
+      const err = asError(thrown);
+      this.#context.log.warn({ err }, 'the drives of this node could not be noted in its data directory');
+    }
   }
 
   /** Never rejects for a fault of the drive. */
