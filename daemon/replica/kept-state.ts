@@ -1,4 +1,5 @@
 /** Reads what a drive keeps for rebuilding the cluster store (DISK.md), from its metadata alone. */
+import { BraidError } from '../base/errors.js';
 import type { VolumeId } from '../base/ids.js';
 import { isSameSegment, segmentOfKey, TABLE, tablePrefix, volumeOfKey } from '../format/keys.js';
 import { decodeEpoch, decodeLayout, extentStamp } from '../format/records.js';
@@ -22,15 +23,19 @@ function readVolumes(meta: MetaStore, directory: string): Pick<KeptDrive, 'volum
   const epochs = new Map<VolumeId, number>();
   const kept = new Map<VolumeId, VolumeRecord>();
   const layouts = new Map<string, { readonly volumeId: VolumeId; readonly layout: SegmentRecord }>();
-  meta.scan(tablePrefix(TABLE.EPOCH), (key, value) => void epochs.set(volumeOfKey(key), decodeEpoch(value)));
+  meta.scan(tablePrefix(TABLE.EPOCH), (key, value) => {
+    const id = volumeOfKey(key);
+    epochs.set(id, readable(decodeEpoch(value), `the epoch of volume ${id}`, directory));
+  });
   meta.scan(tablePrefix(TABLE.VOLUME), (key, value) => {
     const id = volumeOfKey(key);
     kept.set(id, records.volume.decode(`of volume ${id} on ${directory}`, value.slice()));
   });
   meta.scan(tablePrefix(TABLE.LAYOUT), (key, value) => {
     const [volumeId, index] = [volumeOfKey(key), segmentOfKey(key)];
-    const name = `of segment ${index} of volume ${volumeId} on ${directory}`;
-    const layout = records.segment.decode(name, decodeLayout(value).segment);
+    const name = `of segment ${index} of volume ${volumeId}`;
+    const { segment } = readable(decodeLayout(value), `the layout ${name}`, directory);
+    const layout = records.segment.decode(`${name} on ${directory}`, segment);
     layouts.set(replicaKey(volumeId, index), { volumeId, layout });
   });
   const stamps = highestStamps(meta);
@@ -38,6 +43,11 @@ function readVolumes(meta: MetaStore, directory: string): Pick<KeptDrive, 'volum
     volumes: [...epochs].map(([id, epoch]) => ({ id, epoch, record: kept.get(id) ?? null })),
     copies: [...layouts].map(([key, copy]): KeptCopy => ({ ...copy, highestStamp: stamps.get(key) ?? 0 })),
   };
+}
+
+function readable<T>(value: T | null, what: string, directory: string): T {
+  if (value !== null) return value;
+  throw new BraidError('CORRUPT', `${what} on ${directory} is malformed: go on without the drive, and replace it`);
 }
 
 /** By `replicaKey`. There may be millions of extents: looked at one by one, without garbage. */

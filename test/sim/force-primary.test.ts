@@ -42,7 +42,7 @@ async function force(world: SimWorld, index: number): Promise<readonly ForcedSeg
     ...common,
     events: new Events({ ...common, nodeId: nodeOf(world, OWNER).setup.id }),
   });
-  const request = { driveId: nodeOf(world, index).setup.driveId };
+  const request = { driveId: world.driveOf(index) };
   return world.wait(forcer.force(world.volumeId, request, reachable), LONG_MS);
 }
 
@@ -87,8 +87,7 @@ for (const isCold of [true, false]) {
     await t.rejects(serve(world, OWNER), { code: 'UNAVAILABLE', message: /force-primary/ });
     await release(world);
     const [forced] = await force(world, 1);
-    const { setup: newer } = nodeOf(world, 0);
-    t.match(forced, { index: 0, generation: 2, copyGeneration: 1, missing: [newer.driveId] });
+    t.match(forced, { index: 0, generation: 2, copyGeneration: 1, missing: [world.driveOf(0)] });
     t.ok(must(forced, 'a segment').staleSinceMs > 0, 'and since when it lacks something');
     t.match(recordedSegment(world), {
       generation: 3,

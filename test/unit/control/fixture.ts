@@ -43,8 +43,11 @@ export class FakeShard implements ShardControl {
   failedDrives = new Map<DriveId, string>();
   /** What is on drives, by directory. */
   readonly kept = new Map<string, KeptDrive>();
+  /** Drives that do not answer: opening and closing them takes until they are taken out of here. */
+  readonly hanging = new Map<DriveId, Promise<void>>();
   readonly uncertain = new Map<DriveId, readonly number[]>();
   isStopped = false;
+  stopping: Promise<void> = Promise.resolve();
   readonly #state: ClusterState;
   readonly #nodeId: NodeId;
   readonly #incarnation: string;
@@ -59,6 +62,14 @@ export class FakeShard implements ShardControl {
     this.failures.set(method, [...(this.failures.get(method) ?? []), new BraidError(code, message)]);
   }
 
+  /** The drive does not answer until the function that this returns is called. */
+  hang(driveId: DriveId): () => void {
+    let release: () => void = nothing;
+    const hanging = new Promise<void>((resolve) => (release = resolve));
+    this.hanging.set(driveId, hanging);
+    return release;
+  }
+
   /** Changes what is reported of a volume. */
   set(id: VolumeId, change: Partial<ServedVolume>): void {
     const volume = this.volumes.get(id);
@@ -68,6 +79,7 @@ export class FakeShard implements ShardControl {
 
   async openDrive(driveId: DriveId, directory: string): Promise<{ slotCount: number }> {
     this.#called('openDrive');
+    await this.hanging.get(driveId);
     this.drives.set(driveId, directory);
     return { slotCount: 8 };
   }
@@ -81,6 +93,7 @@ export class FakeShard implements ShardControl {
 
   async closeDrive(driveId: DriveId): Promise<void> {
     this.#called('closeDrive');
+    await this.hanging.get(driveId);
     this.drives.delete(driveId);
     this.failedDrives.delete(driveId);
   }
@@ -151,6 +164,7 @@ export class FakeShard implements ShardControl {
 
   async deleteReplicas(
     id: VolumeId,
+    _epoch: number,
     segments: readonly { readonly index: number; readonly driveId: DriveId }[],
   ): Promise<void> {
     this.#called('deleteReplicas');
@@ -187,6 +201,7 @@ export class FakeShard implements ShardControl {
   }
 
   async stop(): Promise<void> {
+    await this.stopping;
     this.isStopped = true;
   }
 

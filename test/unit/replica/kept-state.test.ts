@@ -30,7 +30,7 @@ const layout = (index: number): SegmentRecord => ({
   replicas: [{ driveId, inSync: false, syncedGeneration: 3, staleSinceMs: 9 }],
 });
 const volume: VolumeRecord = {
-  ...{ id: first, name: 'data', sizeBytes: 1, replicas: 2, minInSync: 1, stripeWidth: 1, segmentBytes: 2 },
+  ...{ id: first, name: 'data', sizeBytes: 2 ** 24, replicas: 2, minInSync: 1, stripeWidth: 1, segmentBytes: 2 ** 24 },
   ...{ failWhenDegraded: true, createdMs: 3, deleting: false, labels: { a: 'b' } },
 };
 
