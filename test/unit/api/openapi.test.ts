@@ -52,6 +52,8 @@ t.test('a body is required where the request means nothing without it', async (t
     createVolume: true,
     attachVolume: false,
     detachVolume: false,
+    readDrives: false,
+    recover: false,
   });
 });
 
