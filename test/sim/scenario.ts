@@ -14,7 +14,7 @@ import { POOL_FRONTEND, POOL_INTERNAL, POOL_PEER } from '../../daemon/ports/slab
 import { records } from '../../daemon/protocol/records.js';
 import { storeKeys } from '../../daemon/protocol/store.js';
 import { SimClient } from './client.js';
-import { drawDimensions, PLAIN, TIGHT_EXTENTS, type Dimensions, type ExtraFaults } from './dimensions.js';
+import { drawDimensions, PLAIN, TIGHT_EXTENTS, type Dimensions } from './dimensions.js';
 import { Oracle } from './oracle.js';
 import { settled, SimWorld } from './world/sim-world.js';
 import type { SimRandom } from './world/sim-random.js';
@@ -25,7 +25,12 @@ export interface ScenarioOptions {
   readonly operations: number;
   /** Without the dimensions of dimensions.ts. */
   readonly plain: boolean;
+  /** Only these faults, all with the same weight, instead of those that the seed would draw. */
+  readonly faults?: readonly FaultKind[];
 }
+
+export const FAULT_KINDS = ['kill', 'power', 'cut', 'reset', 'freeze', 'move', 'blackout', 'full', 'broken'] as const;
+export type FaultKind = (typeof FAULT_KINDS)[number];
 
 export interface ScenarioResult {
   readonly seed: number;
@@ -44,7 +49,7 @@ const HEAL_LIMIT_MS = 120_000;
 const POWER_LOSS_APART_MS = 18_000;
 
 /** Weights of the faults in this run: some runs see only some of them (swarm testing). */
-type Faults = Record<'kill' | 'power' | 'cut' | 'reset' | 'freeze' | 'move', number> & ExtraFaults;
+type Faults = Record<FaultKind, number>;
 
 class Scenario {
   readonly #world: SimWorld;
@@ -84,6 +89,8 @@ class Scenario {
       move: weight(),
       ...this.#dimensions.faults,
     };
+    const { faults } = options;
+    if (faults !== undefined) for (const kind of FAULT_KINDS) this.#faults[kind] = faults.includes(kind) ? 1 : 0;
     this.#pauseMs = this.#random.pick([100, 400, 1_500]);
     const extents = [0, 1, 2, 8, 9, 40].slice(0, 2 + this.#random.below(5));
     this.#client = new SimClient(this.#oracle, this.#random.fork('client'), {
@@ -122,6 +129,10 @@ class Scenario {
         this.#failure === null ? null : `${this.#failure.name}: ${this.#failure.message}\n${this.#failure.stack ?? ''}`,
       trace: world.trace,
     };
+  }
+
+  fail(error: Error): void {
+    this.#failure ??= error;
   }
 
   /** Runs a callback of the simulated world; a violation ends the scenario. */
@@ -242,16 +253,15 @@ class Scenario {
   }
 
   #fault(): void {
-    const kinds = Object.keys(this.#faults) as (keyof Faults)[];
-    const total = kinds.reduce((sum, kind) => sum + this.#faults[kind], 0);
+    const total = FAULT_KINDS.reduce((sum, kind) => sum + this.#faults[kind], 0);
     if (total === 0) return;
     let dice = this.#random.between(0, total);
-    const kind = kinds.find((candidate) => (dice -= this.#faults[candidate]) < 0) ?? 'reset';
+    const kind = FAULT_KINDS.find((candidate) => (dice -= this.#faults[candidate]) < 0) ?? 'reset';
     this.#faultCount++;
     this.#apply(kind);
   }
 
-  #apply(kind: keyof Faults): void {
+  #apply(kind: FaultKind): void {
     const world = this.#world;
     const index = this.#random.below(world.options.nodes);
     const node = world.nodes[index];
@@ -426,6 +436,7 @@ class Scenario {
     const world = this.#world;
     this.#healing = true;
     world.log('healing');
+    this.#end();
     const areWell = (): boolean => this.#frozen.size === 0 && this.#full === null && this.#broken === null;
     await world.runUntil(areWell, 20_000);
     world.fabric.healAll();
@@ -443,6 +454,11 @@ class Scenario {
     if (report.copiesMin !== world.options.replicas) throw new Error(`only ${report.copiesMin} copies are in sync`);
     await world.runUntil(() => false, 100);
     this.#checkBuffers();
+  }
+
+  #end(): void {
+    if (this.#dimensions.ending === 'blackout') this.#blackout();
+    else if (this.#dimensions.ending === 'kill') this.#world.nodes.forEach((_, index) => this.#crash(index, false));
   }
 
   /** A connection may still break of what was done to it before healing began: then it is tried again. */
@@ -498,7 +514,15 @@ class Scenario {
 }
 
 export async function runScenario(options: ScenarioOptions): Promise<ScenarioResult> {
-  const result = await new Scenario(options).run();
-  await settled();
-  return result;
+  const scenario = new Scenario(options);
+  // What fails in the daemon where nobody waits for it ends a process in production.
+  const onStray = (error: unknown): void => scenario.fail(asError(error));
+  process.on('unhandledRejection', onStray);
+  try {
+    const result = await scenario.run();
+    await settled();
+    return result;
+  } finally {
+    process.off('unhandledRejection', onStray);
+  }
 }
