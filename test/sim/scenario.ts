@@ -16,7 +16,7 @@ import { storeKeys } from '../../daemon/protocol/store.js';
 import { SimClient } from './client.js';
 import { drawDimensions, PLAIN, TIGHT_EXTENTS, type Dimensions } from './dimensions.js';
 import { Oracle } from './oracle.js';
-import { settled, SimWorld } from './world/sim-world.js';
+import { SimWorld, turn } from './world/sim-world.js';
 import type { SimRandom } from './world/sim-random.js';
 
 export interface ScenarioOptions {
@@ -520,7 +520,7 @@ export async function runScenario(options: ScenarioOptions): Promise<ScenarioRes
   process.on('unhandledRejection', onStray);
   try {
     const result = await scenario.run();
-    await settled();
+    await turn();
     return result;
   } finally {
     process.off('unhandledRejection', onStray);

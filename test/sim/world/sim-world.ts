@@ -41,6 +41,8 @@ export const WORLD_DEFAULTS: WorldOptions = {
   loseStoreReply: 0.01,
 };
 
+const EVENTS_PER_TURN = 1_000;
+
 export class SimWorld {
   readonly clock = new SimClock();
   readonly random: SimRandom;
@@ -52,6 +54,7 @@ export class SimWorld {
   readonly nodes: SimNode[] = [];
   /** What happened, for the trace. */
   readonly trace: string[] = [];
+  #events = 0;
   readonly #survivors: Survivors[] = [];
   readonly #setups: NodeSetup[] = [];
   /** The volume as clients reach it now, and where. */
@@ -173,7 +176,8 @@ export class SimWorld {
         return false;
       }
       this.clock.step();
-      await settled();
+      // Now and then the process gets its turn, too: it may have a rejection to report that nobody handled.
+      await (++this.#events % EVENTS_PER_TURN === 0 ? turn() : settled());
     }
     return true;
   }
@@ -194,8 +198,15 @@ export class SimWorld {
   }
 }
 
-/** Lets everything run that is due without the clock moving. */
+/** Lets everything run that is due without the clock moving: the tick queue is looked at when no promise has anything left to do. */
 export function settled(): Promise<void> {
+  return new Promise((resolve) => {
+    process.nextTick(resolve);
+  });
+}
+
+/** The same, and a turn of the process's event loop. */
+export function turn(): Promise<void> {
   return new Promise((resolve) => {
     setImmediate(resolve);
   });
