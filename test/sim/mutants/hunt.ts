@@ -67,6 +67,7 @@ async function huntByStory(mutant: Mutant, { test }: ByStory, limits: HuntLimits
   const failures: Result[] = [];
   parser.on('assert', (result: Result) => {
     if (result.name === test) tests.push(result);
+    else if (!result.ok) failures.push(result); // an error that nobody waits for
   });
   parser.on('child', (story: Parser) => {
     story.on('assert', (result: Result) => {
