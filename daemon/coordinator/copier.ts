@@ -323,7 +323,7 @@ export class Copier {
 
   // ---- repair and restoration
 
-  /** Rewrites an extent on replicas whose data did not match its checksum. */
+  /** Rewrites an extent on replicas whose data did not match its checksum, or could not be read. */
   repair(segment: Segment, offsetBytes: number, badMask: number): void {
     const extentOffset = offsetBytes - (offsetBytes % EXTENT_BYTES);
     const key = `${segment.index}/${extentOffset}`;
@@ -353,7 +353,7 @@ export class Copier {
       report(
         'warning',
         `drive/${drives.join(',')}`,
-        `a block did not match its checksum and was rewritten from another copy (${where})${rest}`,
+        `a block did not match its checksum, or could not be read, and was rewritten from another copy (${where})${rest}`,
       );
     } catch (error) {
       log.warn({ where, error: String(error) }, 'repair failed; the next read tries again');

@@ -15,6 +15,7 @@ import { records } from '../../daemon/protocol/records.js';
 import { storeKeys } from '../../daemon/protocol/store.js';
 import { SimClient } from './client.js';
 import { drawDimensions, PLAIN, TIGHT_EXTENTS, type Dimensions } from './dimensions.js';
+import { Operator } from './operator.js';
 import { Oracle } from './oracle.js';
 import { SimWorld, turn } from './world/sim-world.js';
 import type { SimRandom } from './world/sim-random.js';
@@ -58,10 +59,9 @@ class Scenario {
   readonly #client: SimClient;
   readonly #options: ScenarioOptions;
   readonly #dimensions: Dimensions;
+  readonly #operator: Operator;
   readonly #faults: Faults;
   readonly #pauseMs: number;
-  #owner = 0;
-  #takingOver = false;
   #lastPowerLossMs = Number.NEGATIVE_INFINITY;
   #healing = false;
   #faultCount = 0;
@@ -99,6 +99,12 @@ class Scenario {
       onViolation: (error) => (this.#failure ??= error),
       log: (message) => this.#world.log(message),
     });
+    const { replicas, minInSync, failWhenDegraded, volumeBytes, segmentBytes } = this.#world.options;
+    this.#operator = new Operator(this.#world, this.#world.random.fork('operator'), {
+      volume: { sizeBytes: volumeBytes, segmentBytes, stripeWidth, replicas, minInSync, failWhenDegraded },
+      writesSecond: !this.#dimensions.isTight,
+      onError: (error) => (this.#failure ??= error),
+    });
     this.#world.onServed = () => {
       this.#onServed();
     };
@@ -131,8 +137,8 @@ class Scenario {
     };
   }
 
-  fail(error: Error): void {
-    this.#failure ??= error;
+  fail(error: unknown): void {
+    this.#failure ??= asError(error);
   }
 
   /** Runs a callback of the simulated world; a violation ends the scenario. */
@@ -148,68 +154,8 @@ class Scenario {
   async #boot(): Promise<void> {
     const world = this.#world;
     for (let index = 0; index < world.options.nodes; index++) await world.wait(world.startNode(index), 10_000);
-    world.createVolume();
-    await world.runUntil(() => false, 2_000);
-    this.#owner = this.#random.below(world.options.nodes);
-    void this.#keepOwned();
-    if (!(await world.runUntil(() => world.served !== null, 30_000))) throw new Error('the volume was never served');
-  }
-
-  // ---- the operator: keeps the volume owned by `#owner`, as the control plane does
-
-  async #keepOwned(): Promise<void> {
-    const world = this.#world;
-    for (;;) {
-      await this.#sleep(200);
-      if (this.#failure !== null) return;
-      const node = world.nodes[this.#owner];
-      if (node?.alive !== true) {
-        if (!this.#takingOver) this.#owner = this.#random.below(world.options.nodes);
-        continue;
-      }
-      await this.#converge(node.shard);
-    }
-  }
-
-  async #converge(shard: SimWorld['nodes'][number]['shard']): Promise<void> {
-    const { volumeId, nodes } = this.#world;
-    try {
-      for (const node of nodes) {
-        if (!node.alive) continue;
-        const served = (await node.shard.servedVolumes()).find((volume) => volume.volumeId === volumeId);
-        if (served === undefined) {
-          // The control plane also lets go of what the store says is owned there and is not.
-          if (node.shard !== shard && this.#random.chance(0.1))
-            void node.shard.releaseVolume(volumeId).catch(() => undefined);
-          continue;
-        }
-        if (node.shard !== shard || served.state === 'fenced')
-          void node.shard.releaseVolume(volumeId).catch(() => undefined);
-      }
-      const served = (await shard.servedVolumes()).find((volume) => volume.volumeId === volumeId);
-      if (served === undefined && !this.#takingOver) this.#take(shard);
-    } catch (error) {
-      this.#world.log(`operator: ${asError(error).message}`);
-    }
-  }
-
-  #take(shard: SimWorld['nodes'][number]['shard']): void {
-    this.#takingOver = true;
-    const done = (message: string): void => {
-      this.#takingOver = false;
-      this.#world.log(`take: ${message}`);
-    };
-    shard.takeVolume(this.#world.volumeId).then(
-      () => done('ok'),
-      (error: unknown) => {
-        if (asError(error).name === 'AssertionFailed') this.#failure ??= asError(error);
-        done(asError(error).message);
-      },
-    );
-    // A node that dies or freezes while it takes the volume never answers.
-    this.#world.clock.after(20_000, () => {
-      this.#takingOver = false;
-    });
+    await world.wait(this.#operator.begin(), 60_000);
+    if (!(await world.runUntil(() => world.served !== null, 60_000))) throw new Error('the volume was never served');
   }
 
   #onServed(): void {
@@ -284,7 +230,7 @@ class Scenario {
         this.#freeze(index);
         return;
       case 'move':
-        this.#owner = index;
+        this.#operator.move(index);
         world.log(`operator moves the volume to ${node.setup.id}`);
         return;
       case 'blackout':
@@ -435,6 +381,7 @@ class Scenario {
   async #heal(): Promise<void> {
     const world = this.#world;
     this.#healing = true;
+    this.#operator.rest();
     world.log('healing');
     this.#end();
     const areWell = (): boolean => this.#frozen.size === 0 && this.#full === null && this.#broken === null;
@@ -452,6 +399,7 @@ class Scenario {
     const report = await this.#verify(served.node.shard);
     if (report.differences.length > 0) throw new Error(`replicas differ: ${JSON.stringify(report.differences)}`);
     if (report.copiesMin !== world.options.replicas) throw new Error(`only ${report.copiesMin} copies are in sync`);
+    await this.#untilDeleted();
     await world.runUntil(() => false, 100);
     this.#checkBuffers();
   }
@@ -459,6 +407,17 @@ class Scenario {
   #end(): void {
     if (this.#dimensions.ending === 'blackout') this.#blackout();
     else if (this.#dimensions.ending === 'kill') this.#world.nodes.forEach((_, index) => this.#crash(index, false));
+  }
+
+  /** Nothing is left of volumes that were deleted, on no drive and not in the cluster store. */
+  async #untilDeleted(): Promise<void> {
+    const endMs = this.#world.clock.nowMs() + HEAL_LIMIT_MS;
+    while (this.#operator.remains().length > 0) {
+      await this.#world.runUntil(() => this.#failure !== null, 500);
+      if (this.#failure !== null) throw this.#failure;
+      if (this.#world.clock.nowMs() > endMs)
+        throw new Error(`deleted, but not gone: ${this.#operator.remains().join(', ')}`);
+    }
   }
 
   /** A connection may still break of what was done to it before healing began: then it is tried again. */
@@ -484,7 +443,7 @@ class Scenario {
       if (this.#client.inFlight > 0) continue;
       const volume = (await node.shard.servedVolumes()).find(({ volumeId }) => volumeId === world.volumeId);
       const whole = volume?.segmentsDegraded === 0;
-      if (volume?.state === 'serving' && whole && node.shard === world.nodes[this.#owner]?.shard) return true;
+      if (volume?.state === 'serving' && whole && node === this.#operator.wanted) return true;
     }
     return false;
   }
@@ -505,24 +464,15 @@ class Scenario {
       }
     }
   }
-
-  #sleep(ms: number): Promise<void> {
-    return new Promise((resolve) => {
-      this.#world.clock.after(ms, resolve);
-    });
-  }
 }
 
 export async function runScenario(options: ScenarioOptions): Promise<ScenarioResult> {
   const scenario = new Scenario(options);
-  // What fails in the daemon where nobody waits for it ends a process in production.
-  const onStray = (error: unknown): void => scenario.fail(asError(error));
-  process.on('unhandledRejection', onStray);
-  try {
-    const result = await scenario.run();
-    await turn();
-    return result;
-  } finally {
-    process.off('unhandledRejection', onStray);
-  }
+  // An error that nobody expected ends an agent's process.
+  const onRejection = (error: unknown): void => scenario.fail(error);
+  process.on('unhandledRejection', onRejection);
+  const result = await scenario.run();
+  await turn();
+  process.off('unhandledRejection', onRejection);
+  return result;
 }

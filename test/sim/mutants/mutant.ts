@@ -22,7 +22,8 @@ export const ORACLES = {
   /** After healing, copies differ, are missing, or contradict their checksums. */
   copies: /^Error: (replicas differ|only \d+ copies)|^BraidError: reading extent .* failed/,
   /** Something that has to happen does not happen. */
-  liveness: /^Error: (the volume was (not clean|never served)|the volume is not served|reads never end|nothing came)/,
+  liveness:
+    /^Error: (the volume was (not clean|never served)|the volume is not served|reads never end|nothing came|deleted, but not gone)/,
   /** Something that was taken was not given back. */
   leak: /^Error: .* leaks /,
 } as const;
