@@ -18,6 +18,7 @@ import {
   type Slab,
 } from '../../../daemon/ports/slab.js';
 
+const NOTHING = new Uint8Array(0);
 const RUBBISH = 0xdd;
 /** A buffer lies in one chunk: two of the largest. */
 const CHUNK_BLOCKS = (2 * limits.payloadBytesMax) / BLOCK_BYTES;
@@ -102,7 +103,8 @@ export class SimSlab implements Slab {
   }
 
   bytes(buffer: BufferId, offsetBytes: number, lengthBytes: number): Uint8Array {
-    return this.#bytesAt(this.#start(buffer, offsetBytes, lengthBytes), lengthBytes);
+    const start = this.#start(buffer, offsetBytes, lengthBytes);
+    return lengthBytes === 0 ? NOTHING : this.#bytesAt(start, lengthBytes); // what ends the last chunk is in none
   }
 
   zero(buffer: BufferId, offsetBytes: number, lengthBytes: number): void {
