@@ -121,6 +121,14 @@ export class BraidClient {
     return this.#request('POST', `${volumePath(name)}/detach`, schemas.DetachedVolume, { body: options, timeoutMs });
   }
 
+  /**
+   * Makes an older copy the primary one of segments that have no good copy left. Changes nothing unless `acceptLoss`: then the answer says
+   * what would be given up.
+   */
+  forcePrimary(name: string, request: api.ForcePrimary): Promise<api.ForcedPrimary> {
+    return this.#request('POST', `${volumePath(name)}/force-primary`, schemas.ForcedPrimary, { body: request });
+  }
+
   /** Compares all copies of an attached volume, extent by extent. */
   verifyVolume(name: string): Promise<api.VerifyReport> {
     const options = { body: {}, timeoutMs: VERIFY_TIMEOUT_MS };

@@ -18,6 +18,8 @@ export type {
   Event,
   EventList,
   EventQuery,
+  ForcedPrimary,
+  ForcePrimary,
   Labels,
   Node,
   NodeList,

@@ -42,6 +42,7 @@ export function shardMethods(shard: ShardControl): ShardMethods {
     releaseVolume: (volumeId) => shard.releaseVolume(volumeId),
     servedVolumes: () => shard.servedVolumes(),
     servedSegments: (volumeId) => shard.servedSegments(volumeId),
+    copiesOf: (volumeId) => shard.copiesOf(volumeId),
     verifyVolume: (volumeId) => shard.verifyVolume(volumeId),
     deleteReplicas: (volumeId, epoch, segments) => shard.deleteReplicas(volumeId, epoch, segments),
     setLeaseDeadline: (deadlineMs) => shard.setLeaseDeadline(deadlineMs),

@@ -86,6 +86,7 @@ function shardControl(rpc: RpcEndpoint<WorkerMethods>, stop: () => Promise<void>
     releaseVolume: (volumeId) => rpc.call('releaseVolume', volumeId),
     servedVolumes: () => rpc.call('servedVolumes'),
     servedSegments: (volumeId) => rpc.call('servedSegments', volumeId),
+    copiesOf: (volumeId) => rpc.call('copiesOf', volumeId),
     verifyVolume: (volumeId) => rpc.call('verifyVolume', volumeId),
     deleteReplicas: (volumeId, epoch, segments) => rpc.call('deleteReplicas', volumeId, epoch, segments),
     setLeaseDeadline: (deadlineMs) => rpc.notify('setLeaseDeadline', deadlineMs),

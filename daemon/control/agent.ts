@@ -21,6 +21,7 @@ import { DeletionController } from './deletions.js';
 import { DriveController } from './drives.js';
 import type { Events } from './events.js';
 import { controlLimits } from './limits.js';
+import { PrimaryForcer } from './force-primary.js';
 import { NodeRegistrar } from './node-registrar.js';
 import { Volumes } from './volumes.js';
 
@@ -44,6 +45,7 @@ export class Agent {
   readonly deletions: DeletionController;
   readonly volumes: Volumes;
   readonly attachRequests: AttachRequests;
+  readonly forcer: PrimaryForcer;
   #isStarted = false;
   #stopping: Promise<void> | null = null;
 
@@ -56,6 +58,7 @@ export class Agent {
     this.deletions = new DeletionController(context, (driveId) => this.drives.isOpen(driveId));
     this.volumes = new Volumes(context, lease);
     this.attachRequests = new AttachRequests(context);
+    this.forcer = new PrimaryForcer(context);
   }
 
   /**

@@ -142,14 +142,16 @@ export class Copier {
   }
 
   /**
-   * Invariant 9: what was stamped after it fell out of sync, plus everything in the regions of its own activity log; apart, what the source
-   * has no slot for.
+   * Invariant 9: what was stamped after it fell out of sync, here or at the source, plus everything in the regions of its own activity log;
+   * apart, what the source has no slot for. Stamps of its own that the source lacks are of a time that was given up when an operator
+   * made an older copy the primary one.
    */
   async #extentsToCopy(segment: Segment, replica: Replica): Promise<{ freed: number[]; written: number[] }> {
     const extents = new Set<number>();
     const source = this.#sources(segment, 0)[0];
     if (source === undefined) throw new BraidError('UNAVAILABLE', 'no in-sync copy is connected');
-    for (const extent of await this.listExtents(segment, source, replica.syncedGeneration, false)) extents.add(extent);
+    for (const copy of [source, replica])
+      for (const extent of await this.listExtents(segment, copy, replica.syncedGeneration, false)) extents.add(extent);
     for (const region of replica.hotRegions) {
       for (let index = 0; index < EXTENTS_PER_REGION; index++) extents.add(region * EXTENTS_PER_REGION + index);
     }

@@ -43,6 +43,7 @@ const OPEN_GRACE_MS = 2 * limits.reconnectGraceMs;
 const OPEN_GIVE_UP_MS = 10_000;
 /** How long a release waits for client I/O that cannot end (suspended writes). */
 const RELEASE_WAIT_MS = 5_000;
+const LAST_RESORT = '; if they are lost for good, detach the volume and see braid volume force-primary --help';
 const STORE_ATTEMPTS = 5;
 const STORE_RETRY_MS = 200;
 
@@ -110,9 +111,8 @@ export class Volume {
       ...shared,
       counts,
       volumeId: id,
-      volumeName: volume.name,
+      volume,
       ownerRevision: revision,
-      segmentBytes: volume.segmentBytes,
       events: this.#membershipEvents(),
     });
     this.#copier = new Copier({ ...shared, layout: this.#layout, volumeName: volume.name }, this.io, this.#membership);
@@ -205,20 +205,20 @@ export class Volume {
     this.#ticks = this.#context.ticker.add(() => this.#tick());
   }
 
-  /** All in-sync copies are there, or the grace is over and every segment has one that surely has everything. */
+  /** All in-sync copies are there, or the grace is over and no segment has to wait for more. */
   #opened(idleMs: number): boolean {
     if (this.#counts.incomplete === 0) return true;
-    return idleMs >= OPEN_GRACE_MS && this.#segments.every((segment) => segment.hasCertain(0));
+    return idleMs >= OPEN_GRACE_MS && this.#segments.every((segment) => segment.hasBest);
   }
 
   #noCopy(): BraidError {
-    const missing = this.#segments.filter((segment) => !segment.hasCertain(0));
+    const missing = this.#segments.filter((segment) => !segment.hasBest);
     const absent = missing.flatMap(({ replicas }) =>
       replicas.filter(({ state, ready }) => state === 'in-sync' && !ready),
     );
     const drives = new Set(absent.map(({ driveId }) => driveId));
     const why = 'no in-sync copy answers that surely has every acknowledged write';
-    const message = `volume ${this.name}: ${why} (${missing.length} segment(s)); start the agents that hold drive ${[...drives].join(', ')}`;
+    const message = `volume ${this.name}: ${why} (${missing.length} segment(s)); start the agents that hold drive ${[...drives].join(', ')}${LAST_RESORT}`;
     return new BraidError('UNAVAILABLE', message);
   }
 
@@ -575,7 +575,7 @@ async function loadSegments(context: CoordinatorContext, volume: VolumeRecord): 
   };
   const toReplica = (replica: SegmentRecord['replicas'][number], slot: number): Replica => {
     const { driveId, session } = homeOf(replica.driveId);
-    return new Replica(driveId, session, slot, replica.inSync, replica.syncedGeneration);
+    return new Replica(driveId, session, slot, replica);
   };
   const counts = new SegmentCounts(volume.minInSync);
   const segments = stored.records.map(

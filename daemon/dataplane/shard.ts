@@ -22,7 +22,14 @@ import type { EventSink } from '../ports/event-sink.js';
 import type { Log } from '../ports/log.js';
 import type { MetaStoreOpener } from '../ports/meta-store.js';
 import type { Network, NetworkHandler } from '../ports/network.js';
-import type { ServedSegment, ServedVolume, ShardControl, ShardStats, VerifyReport } from '../ports/shard.js';
+import type {
+  DriveCopies,
+  ServedSegment,
+  ServedVolume,
+  ShardControl,
+  ShardStats,
+  VerifyReport,
+} from '../ports/shard.js';
 import { POOL_FRONTEND, POOL_INTERNAL, POOL_PEER, type Pool, type Slab } from '../ports/slab.js';
 import { OPCODE, STATUS, statusName } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
@@ -315,6 +322,15 @@ export class Shard implements ShardControl {
     if (volume === undefined)
       throw new BraidError('NOT_FOUND', 'the volume is not served by this shard; attach it first');
     return volume.verify();
+  }
+
+  copiesOf(volumeId: VolumeId): Promise<readonly DriveCopies[]> {
+    const drives = [...this.#replicas.drives()].filter(({ isServing }) => isServing);
+    const copies = drives.map((drive) => {
+      const own = [...drive.replicas()].filter((replica) => replica.volumeId === volumeId && replica.isUncertain);
+      return { driveId: drive.id, uncertainSegments: own.map(({ segment }) => segment) };
+    });
+    return Promise.resolve(copies);
   }
 
   setLeaseDeadline(deadlineMs: number): void {

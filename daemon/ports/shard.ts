@@ -31,6 +31,13 @@ export interface ServedSegment {
   }[];
 }
 
+/** What a drive that is open says of its copies of a volume. */
+export interface DriveCopies {
+  readonly driveId: DriveId;
+  /** Segments whose copy may lack writes that were not flushed when the node lost power. */
+  readonly uncertainSegments: readonly number[];
+}
+
 /** Result of comparing all in-sync replicas of a volume, extent by extent. */
 export interface VerifyReport {
   readonly extentsCompared: number;
@@ -100,6 +107,8 @@ export interface ShardControl {
   servedVolumes(): Promise<readonly ServedVolume[]>;
   /** By index; none when the volume is not served here. */
   servedSegments(volumeId: VolumeId): Promise<readonly ServedSegment[]>;
+  /** Of every open drive of this shard, whether it holds copies of the volume or not. */
+  copiesOf(volumeId: VolumeId): Promise<readonly DriveCopies[]>;
   /** Compares all in-sync replicas of a volume that is served here. */
   verifyVolume(volumeId: VolumeId): Promise<VerifyReport>;
   /**

@@ -27,7 +27,7 @@ import { type CommitPlanner, Committer, PLAN } from './committer.js';
 import { DRIVE_TICK_MS, DriveIo, type DriveIoHandler, type DriveIoStats } from './drive-io.js';
 import { checkDataArea, type DriveContents, loadContents, readSuperblock, replicaKey } from './drive-loader.js';
 import { type DriveFormat, formatDrive } from './drive-format.js';
-import { DriveMaintenance, type RegionsToCool, type SegmentToOpen } from './drive-maintenance.js';
+import { DriveMaintenance, type RegionsToCool, type SegmentToOpen, type VolumeToOpen } from './drive-maintenance.js';
 import { ExtentPlanner, NEED } from './extent-planner.js';
 import { FreedSlots } from './freed-slots.js';
 import { MapAhead } from './map-ahead.js';
@@ -238,8 +238,8 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     return this.#maintenance.epochOf(volume);
   }
 
-  openReplicas(volumeId: VolumeId, volume: Uint8Array, epoch: number, segments: readonly SegmentToOpen[]) {
-    return this.#maintenance.openReplicas(volumeId, volume, epoch, segments);
+  openReplicas(volume: VolumeToOpen, segments: readonly SegmentToOpen[]) {
+    return this.#maintenance.openReplicas(volume, segments);
   }
 
   /** Refused with BAD_REQUEST, and nothing done, when a write is in flight in one of the regions. */

@@ -8,6 +8,7 @@ import type { DeviceAttacher } from '../../../daemon/ports/device.js';
 import type { DriveFormatter, FormatRequest } from '../../../daemon/ports/drive-formatter.js';
 import type { Log } from '../../../daemon/ports/log.js';
 import type {
+  DriveCopies,
   ServedSegment,
   ServedVolume,
   ShardControl,
@@ -41,6 +42,7 @@ export class FakeShard implements ShardControl {
   failedDrives = new Map<DriveId, string>();
   /** Drives that do not answer: opening and closing them takes until they are taken out of here. */
   readonly hanging = new Map<DriveId, Promise<void>>();
+  readonly uncertain = new Map<DriveId, readonly number[]>();
   isStopped = false;
   stopping: Promise<void> = Promise.resolve();
   readonly #state: ClusterState;
@@ -129,6 +131,11 @@ export class FakeShard implements ShardControl {
   async servedSegments(id: VolumeId): Promise<readonly ServedSegment[]> {
     this.#called('servedSegments');
     return this.volumes.has(id) ? this.segments : [];
+  }
+
+  async copiesOf(): Promise<readonly DriveCopies[]> {
+    this.#called('copiesOf');
+    return [...this.drives.keys()].map((driveId) => ({ driveId, uncertainSegments: this.uncertain.get(driveId) ?? [] }));
   }
 
   async verifyVolume(id: VolumeId): Promise<VerifyReport> {
