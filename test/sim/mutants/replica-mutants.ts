@@ -15,7 +15,7 @@ export const REPLICA_MUTANTS: readonly Mutant[] = [
     ],
     found: {
       file: 'takeover',
-      test: 'a copy is not dropped for one that lost power a moment ago and still looks connected',
+      test: '12: a volume is not opened on a copy that lost power while one that has everything may come back',
     },
   },
   {
