@@ -198,7 +198,6 @@ export class DriveMaintenance {
         operations.push({ key: activityKey(replica.volume, replica.segment, region), value: null });
       }
       operations.push({ key: layoutKey(replica.volume, replica.segment), value: null });
-      if (this.#isLastOfVolume(replica)) operations.push({ key: volumeRecordKey(replica.volume), value: null });
     });
     if (!isDurable) return STATUS.IO_ERROR;
     checksums.drop(replica);
@@ -206,12 +205,6 @@ export class DriveMaintenance {
     replicas.delete(replicaKey(replica.volumeId, replica.segment));
     committer.pump();
     return STATUS.OK;
-  }
-
-  #isLastOfVolume(replica: Replica): boolean {
-    for (const other of this.#parts.replicas.values())
-      if (other !== replica && other.volumeId === replica.volumeId) return false;
-    return true;
   }
 
   /** Freed slots have become free, or the drive has failed. */

@@ -18,8 +18,8 @@ import {
   type Slab,
 } from '../../../daemon/ports/slab.js';
 
-const NOTHING = new Uint8Array(0);
 const RUBBISH = 0xdd;
+const NOTHING = new Uint8Array(0);
 /** A buffer lies in one chunk: two of the largest. */
 const CHUNK_BLOCKS = (2 * limits.payloadBytesMax) / BLOCK_BYTES;
 const CHUNK_BYTES = CHUNK_BLOCKS * BLOCK_BYTES;
@@ -103,8 +103,7 @@ export class SimSlab implements Slab {
   }
 
   bytes(buffer: BufferId, offsetBytes: number, lengthBytes: number): Uint8Array {
-    const start = this.#start(buffer, offsetBytes, lengthBytes);
-    return lengthBytes === 0 ? NOTHING : this.#bytesAt(start, lengthBytes); // what ends the last chunk is in none
+    return this.#bytesAt(this.#start(buffer, offsetBytes, lengthBytes), lengthBytes);
   }
 
   zero(buffer: BufferId, offsetBytes: number, lengthBytes: number): void {
@@ -161,6 +160,8 @@ export class SimSlab implements Slab {
   }
 
   #bytesAt(offsetBytes: number, lengthBytes: number): Uint8Array {
+    // Nothing, at the end of a buffer that ends with the last chunk.
+    if (lengthBytes === 0) return NOTHING;
     const chunk = this.#chunks[Math.floor(offsetBytes / CHUNK_BYTES)];
     assert(chunk !== undefined, 'a buffer lies in a chunk that is there');
     const start = offsetBytes % CHUNK_BYTES;
