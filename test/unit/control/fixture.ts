@@ -135,7 +135,10 @@ export class FakeShard implements ShardControl {
 
   async copiesOf(): Promise<readonly DriveCopies[]> {
     this.#called('copiesOf');
-    return [...this.drives.keys()].map((driveId) => ({ driveId, uncertainSegments: this.uncertain.get(driveId) ?? [] }));
+    return [...this.drives.keys()].map((driveId) => ({
+      driveId,
+      uncertainSegments: this.uncertain.get(driveId) ?? [],
+    }));
   }
 
   async verifyVolume(id: VolumeId): Promise<VerifyReport> {
