@@ -70,6 +70,11 @@ export class BraidClient {
     return this.#request('GET', '/v1/cluster', schemas.Cluster);
   }
 
+  /** Changes settings of the cluster while it runs. */
+  changeCluster(settings: api.ChangeSettings): Promise<api.Cluster> {
+    return this.#request('PATCH', '/v1/cluster', schemas.Cluster, { body: settings });
+  }
+
   async nodes(): Promise<api.Node[]> {
     return (await this.#request('GET', '/v1/nodes', schemas.NodeList)).nodes;
   }

@@ -45,6 +45,7 @@ export function shardMethods(shard: ShardControl): ShardMethods {
     copiesOf: (volumeId) => shard.copiesOf(volumeId),
     verifyVolume: (volumeId) => shard.verifyVolume(volumeId),
     deleteReplicas: (volumeId, epoch, segments) => shard.deleteReplicas(volumeId, epoch, segments),
+    setCopyBandwidth: (bytesPerSecond) => shard.setCopyBandwidth(bytesPerSecond),
     setLeaseDeadline: (deadlineMs) => shard.setLeaseDeadline(deadlineMs),
     stats: () => shard.stats(),
     stop: () => shard.stop(),

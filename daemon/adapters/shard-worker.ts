@@ -89,6 +89,7 @@ function shardControl(rpc: RpcEndpoint<WorkerMethods>, stop: () => Promise<void>
     copiesOf: (volumeId) => rpc.call('copiesOf', volumeId),
     verifyVolume: (volumeId) => rpc.call('verifyVolume', volumeId),
     deleteReplicas: (volumeId, epoch, segments) => rpc.call('deleteReplicas', volumeId, epoch, segments),
+    setCopyBandwidth: (bytesPerSecond) => rpc.notify('setCopyBandwidth', bytesPerSecond),
     setLeaseDeadline: (deadlineMs) => rpc.notify('setLeaseDeadline', deadlineMs),
     stats: () => rpc.call('stats'),
     stop,

@@ -17,6 +17,7 @@ import { AttachRequests } from './attach-requests.js';
 import { AttachmentController } from './attachments.js';
 import { absent, ClusterState, putRecord } from './cluster-state.js';
 import type { ControlContext, NodeIdentity, ShardHandle } from './context.js';
+import { ClusterSettings } from './cluster-settings.js';
 import { DeletionController } from './deletions.js';
 import { DriveController } from './drives.js';
 import type { Events } from './events.js';
@@ -43,6 +44,7 @@ export class Agent {
   readonly drives: DriveController;
   readonly attachments: AttachmentController;
   readonly deletions: DeletionController;
+  readonly settings: ClusterSettings;
   readonly volumes: Volumes;
   readonly attachRequests: AttachRequests;
   readonly forcer: PrimaryForcer;
@@ -56,6 +58,7 @@ export class Agent {
     this.registrar = new NodeRegistrar(context, this.attachments);
     this.drives = new DriveController(context, formatter);
     this.deletions = new DeletionController(context, (driveId) => this.drives.isOpen(driveId));
+    this.settings = new ClusterSettings(context);
     this.volumes = new Volumes(context, lease);
     this.attachRequests = new AttachRequests(context);
     this.forcer = new PrimaryForcer(context);
@@ -70,6 +73,7 @@ export class Agent {
     await this.registrar.start(apiAddress);
     // Drives before volumes: a volume that is attached here wants its local copy.
     await this.drives.start();
+    await this.settings.start();
     await this.attachments.start();
     await this.deletions.start();
     // Garbage costs little: the next start removes it.
@@ -129,6 +133,7 @@ export class Agent {
     events.report({ severity: 'info', subject: `node/${context.node.name}`, message: 'the agent is stopping' });
     // Volumes are released while the lease is still held; the lease goes only when nothing is served under it.
     const steps: readonly (readonly [string, () => Promise<unknown>])[] = [
+      ['settings', () => this.settings.stop()],
       ['deletions', () => this.deletions.stop()],
       ['volumes', () => this.attachments.stop()],
       ['drives', () => this.drives.stop()],
@@ -169,7 +174,13 @@ export async function ensureCluster(
     const found = await state.cluster();
     if (found !== null) return checkCluster(found.value);
     const createdMs = Math.floor(clock.wallMs());
-    const record = { id: random.uuid(), name, formatVersion: CLUSTER_FORMAT_VERSION, createdMs };
+    const record = {
+      id: random.uuid(),
+      name,
+      formatVersion: CLUSTER_FORMAT_VERSION,
+      createdMs,
+      resyncBandwidthBytes: 0,
+    };
     await state.commit([absent(key)], [putRecord(key, records.cluster, record)]);
   }
 }

@@ -11,6 +11,7 @@ import type { DriveId, NodeId, VolumeId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import type { CoordinatorContext } from '../coordinator/context.js';
 import { InternalBuffers, Serial, Ticker, VOLUME_TICK_MS, type Severity } from '../coordinator/context.js';
+import { CopyPacer } from '../coordinator/copy-pacer.js';
 import { OperationBudget } from '../coordinator/operation-budget.js';
 import { PeerPool, type PeerListener } from '../coordinator/peers.js';
 import { abandonOwnership, Volume } from '../coordinator/volume.js';
@@ -139,6 +140,7 @@ export class Shard implements ShardControl {
       incarnation,
       resolve: (node, shard) => this.#resolve(node, shard),
     });
+    const budget = new OperationBudget();
     this.#context = {
       store,
       peers: this.#peers,
@@ -154,7 +156,8 @@ export class Shard implements ShardControl {
         parts.events.report({ severity, subject, message });
       },
       buffers: new InternalBuffers(slab),
-      budget: new OperationBudget(),
+      budget,
+      pacer: new CopyPacer(clock, () => budget.starts),
     };
     slab.onAvailable = (pool) => {
       this.#onSlabAvailable(pool);
@@ -331,6 +334,10 @@ export class Shard implements ShardControl {
       return { driveId: drive.id, uncertainSegments: own.map(({ segment }) => segment) };
     });
     return Promise.resolve(copies);
+  }
+
+  setCopyBandwidth(bytesPerSecond: number | null): void {
+    this.#context.pacer.setBandwidth(bytesPerSecond);
   }
 
   setLeaseDeadline(deadlineMs: number): void {

@@ -85,7 +85,13 @@ export class SimWorld {
     this.volumeId = this.random.uuid() as VolumeId;
     this.fabric = new SimFabric(this.clock, this.random.fork('network'), { delayMsMin: 0.05, delayMsMax: 2 });
     this.storeState = new SimStoreState(this.clock, this.random.fork('store'));
-    const cluster = { id: this.clusterId, name: 'simulated', formatVersion: CLUSTER_FORMAT_VERSION, createdMs: 0 };
+    const cluster = {
+      id: this.clusterId,
+      name: 'simulated',
+      formatVersion: CLUSTER_FORMAT_VERSION,
+      createdMs: 0,
+      resyncBandwidthBytes: 0,
+    };
     this.storeState.txn([], [{ type: 'put', key: storeKeys.cluster, value: records.cluster.encode(cluster) }]);
     for (let index = 0; index < this.options.nodes; index++) {
       const slotCount = this.options.slotCounts[index] ?? this.options.slotCount;

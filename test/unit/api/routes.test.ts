@@ -56,6 +56,28 @@ t.test('cluster and nodes: health, counts, capacity, reasons', async (t) => {
   ]);
 });
 
+t.test('settings: every node follows the bandwidth of resync, and it survives', async (t) => {
+  const world = new ApiWorld('settings');
+  const [a, b] = await world.start(2);
+  t.match((await world.ask(a, 'GET', '/v1/cluster')).body, { settings: { resyncBandwidthBytes: null } });
+  const changed = await world.ask(b, 'PATCH', '/v1/cluster', { resyncBandwidth: '200Mi' });
+  t.match(changed, { status: 200, body: { settings: { resyncBandwidthBytes: 200 * 2 ** 20 } } });
+  await world.sleep(100);
+  t.equal(a.node.shard.copyBandwidth, 200 * 2 ** 20);
+  t.match(await world.ask(a, 'PATCH', '/v1/cluster', { resyncBandwidth: '10Ki' }), {
+    status: 400,
+    body: { error: { code: 'INVALID_ARGUMENT', message: /at least 1 MiB/ } },
+  });
+  await world.ask(a, 'PATCH', '/v1/cluster', { resyncBandwidth: null });
+  await world.sleep(100);
+  t.equal(a.node.shard.copyBandwidth, null);
+  const { events } = (await world.ask(a, 'GET', '/v1/events')).body as never as { events: Record<string, string>[] };
+  t.same(
+    events.filter(({ subject }) => subject === 'cluster').map(({ message }) => message),
+    ['the resync bandwidth of each node is 200 MiB/s', 'the resync bandwidth of each node has no bound'],
+  );
+});
+
 t.test('drives: listed with what their nodes say, added here and elsewhere', async (t) => {
   const world = new ApiWorld('drives');
   const [a, b] = await world.start(2);
@@ -172,7 +194,12 @@ t.test('volumes: created, listed, shown', async (t) => {
         health: 'ok',
         reason: '',
       },
-      ...{ segmentBytes: 32 * 2 ** 20, labels: { app: 'db' }, epoch: 0, resync: { bytesDone: 0, bytesTotal: 0 } },
+      ...{
+        segmentBytes: 32 * 2 ** 20,
+        labels: { app: 'db' },
+        epoch: 0,
+        resync: { bytesDone: 0, bytesTotal: 0, etaSeconds: null },
+      },
     },
   });
   const shown = await world.ask(b, 'GET', '/v1/volumes/v1');

@@ -6,7 +6,16 @@ import { promisify } from 'node:util';
 import t from 'tap';
 import { nodeNameOf } from '../../../client/cli/commands/init.js';
 import { runCli } from '../../../client/cli/program.js';
-import { CLUSTER, DRIVE, operations, refusal, startApi, VOLUME, type Asked } from './api-stub.js';
+import {
+  CLUSTER,
+  DRIVE,
+  operations,
+  refusal,
+  RESYNC,
+  startApi,
+  VOLUME,
+  type Asked,
+} from './api-stub.js';
 
 const run = promisify(execFile);
 
@@ -45,6 +54,8 @@ t.test('status tells people what needs attention, and machines everything', asyn
   t.match(forPeople.stdout, /health +degraded/);
   t.match(forPeople.stdout, /nodes +2 of 3 up/);
   t.match(forPeople.stdout, /! node b is down/);
+  t.match(forPeople.stdout, /~ volume data: resync to \/srv\/drive on b: 1 MiB of 4 MiB/);
+  t.match(forPeople.stdout, /resync at each node: at most 200 MiB\/s/);
   t.equal(forPeople.code, 0);
   const forMachines = await braid(api.url, 'status', '--json');
   t.same(JSON.parse(forMachines.stdout), CLUSTER);
@@ -84,7 +95,7 @@ t.test('lists are tables, or JSON', async (t) => {
 t.test('volume show hides healthy segments', async (t) => {
   const api = await startApi(t, { 'GET /v1/volumes/data': VOLUME });
   const { stdout } = await braid(api.url, 'volume', 'show', 'data');
-  t.match(stdout, /resync: 1 MiB of 4 MiB \(25 %\)/);
+  t.match(stdout, /resync to \/srv\/drive on b: 1 MiB of 4 MiB \(25 %\), 1\.5 MiB\/s, 2 s left/);
   t.match(stdout, /b \(down\) +stale/);
   t.notMatch(stdout, /\bc +in-sync/);
   t.match(stdout, /1 segment with all copies in sync/);
@@ -101,6 +112,19 @@ t.test('drive show says what to do; drive reopen does it', async (t) => {
   t.match((await braid(api.url, 'drive', 'reopen', 'd-1')).stdout, /is open/);
   const refused = await braid(api.url, 'drive', 'reopen', 'd-2');
   t.match(refused, { code: 1, stderr: /does not open: it has vanished/ });
+});
+
+t.test('cluster set changes the bandwidth of resync, or takes the bound away', async (t) => {
+  const api = await startApi(t, { 'PATCH /v1/cluster': CLUSTER });
+  const set = await braid(api.url, 'cluster', 'set', 'resync-bandwidth', '200Mi');
+  t.equal(set.stdout, 'resync-bandwidth: 200 MiB/s\n');
+  await braid(api.url, 'cluster', 'set', 'resync-bandwidth', 'unlimited');
+  t.same(
+    api.asked.map(({ body }) => body),
+    [{ resyncBandwidth: 209_715_200 }, { resyncBandwidth: null }],
+  );
+  t.match(await braid(api.url, 'cluster', 'set', 'resync-bandwidth', '200M'), { code: 2, stderr: /200Mi/ });
+  t.equal(api.asked.length, 2);
 });
 
 t.test('volume create and drive add send sizes in bytes', async (t) => {
@@ -242,7 +266,16 @@ t.test('top shows rates from two samples of every node', async (t) => {
       const write = operations(samples * 100, samples * 409_600, [0, 0, 0, samples * 100], samples * 500);
       const volume = { id: 'v', name: 'data', state: 'serving', inFlight: 2, connections: 1, degradedReplicas: 0 };
       const volumes = [
-        { ...volume, resyncBytesDone: 0, resyncBytesTotal: 0, read: idle, write, flush: idle, trim: idle },
+        {
+          ...volume,
+          resyncBytesDone: 0,
+          resyncBytesTotal: 0,
+          resync: RESYNC,
+          read: idle,
+          write,
+          flush: idle,
+          trim: idle,
+        },
       ];
       return { node: 'a', timeMs: samples * 1_000, volumes, drives: [], shards: [] };
     },
@@ -261,6 +294,7 @@ t.test('top shows rates from two samples of every node', async (t) => {
   const text = (await braid(api.url, 'top', '--count', '1')).stdout;
   t.match(text, /no answer from b/);
   t.match(text, /data +a +serving +2 .*100 +400 KiB\/s/);
+  t.match(text, /~ data: resync to .* \(25 %\), 1\.5 MiB\/s, 2 s left/);
 });
 
 const NODE = { id: 'n', name: 'a', apiAddress: '', alive: true, version: '0.1.0', labels: {}, driveCount: 1 };

@@ -36,6 +36,7 @@ export class FakeShard implements ShardControl {
   segments: readonly ServedSegment[] = [];
   readonly deleted: string[] = [];
   readonly deadlines: number[] = [];
+  copyBandwidth: number | null = null;
   /** Errors that the next calls of a method reject with. */
   readonly failures = new Map<string, BraidError[]>();
   readonly calls: string[] = [];
@@ -106,7 +107,7 @@ export class FakeShard implements ShardControl {
     );
     if (!isMine) throw new BraidError('ABORTED', 'someone else was faster');
     const served = { volumeId: id, epoch, state: 'serving' as const, reason: '', segmentsDegraded: 0 };
-    this.volumes.set(id, { ...served, resyncBytesDone: 0, resyncBytesTotal: 0 });
+    this.volumes.set(id, { ...served, resyncBytesDone: 0, resyncBytesTotal: 0, copies: [] });
   }
 
   async releaseVolume(id: VolumeId): Promise<void> {
@@ -159,6 +160,10 @@ export class FakeShard implements ShardControl {
   ): Promise<void> {
     this.#called('deleteReplicas');
     for (const { index, driveId } of segments) this.deleted.push(`${id}/${index}/${driveId}`);
+  }
+
+  setCopyBandwidth(bytesPerSecond: number | null): void {
+    this.copyBandwidth = bytesPerSecond;
   }
 
   setLeaseDeadline(deadlineMs: number): void {
