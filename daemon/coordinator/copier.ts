@@ -12,6 +12,7 @@ import { sleep } from '../ports/clock.js';
 import { NO_BUFFER } from '../ports/slab.js';
 import { FLAG, OPCODE, STATUS, statusName, type Frame } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
+import { readExtents } from './answers.js';
 import type { CoordinatorContext } from './context.js';
 import { Damage } from './damage.js';
 import type { VolumeIo } from './io.js';
@@ -180,7 +181,7 @@ export class Copier {
       );
       if (reply.status !== STATUS.OK)
         throw new BraidError('UNAVAILABLE', `listing extents failed with ${statusName(reply.status)}`);
-      const page = braid.ListExtentsReply.decode(reply.payload);
+      const page = readExtents(reply.payload, from, this.#options.layout.regionsPerSegment);
       for (const extent of page.extents) extents.push(extent);
       from = page.next;
     } while (from !== 0);

@@ -72,6 +72,8 @@ export interface ShardParts {
   readonly eventLoopDelayMsP99: () => number;
   /** Hot regions per drive; `limits.hotRegionsPerDriveMax` unless given. */
   readonly hotRegionsMax?: number;
+  /** Cold regions per drive whose checksums stay in memory; `limits.coldRegionsPerDriveMax` unless given. */
+  readonly coldRegionsMax?: number;
 }
 
 export class Shard implements ShardControl {
@@ -200,6 +202,7 @@ export class Shard implements ShardControl {
   async openDrive(driveId: DriveId, directory: string): Promise<{ slotCount: number }> {
     const { disks, metas, slab, clock, log, clusterId, bootId, events } = this.#parts;
     const hotRegionsMax = this.#parts.hotRegionsMax ?? limits.hotRegionsPerDriveMax;
+    const coldRegionsMax = this.#parts.coldRegionsMax ?? limits.coldRegionsPerDriveMax;
     const onFailed = (reason: string): void => {
       events.report({
         severity: 'error',
@@ -218,6 +221,7 @@ export class Shard implements ShardControl {
       clusterId,
       bootId,
       hotRegionsMax,
+      coldRegionsMax,
       onFailed,
     });
     this.#replicas.addDrive(drive);

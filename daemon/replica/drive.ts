@@ -51,6 +51,7 @@ export interface DriveOptions {
   /** The drive has failed: nothing on it can be used until it is opened anew. */
   readonly onFailed?: (reason: string) => void;
   readonly hotRegionsMax?: number;
+  readonly coldRegionsMax?: number;
   /** UUID of this boot of the node: tells a killed process, which loses nothing, from lost power. */
   readonly bootId: string;
 }
@@ -151,7 +152,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     this.#pressureRegions = Math.ceil((hotRegionsMax * limits.hotRegionsPressure) / limits.hotRegionsPerDriveMax);
     this.#checksums = new ChecksumTable({
       hotRegionsMax: Math.max(hotRegionsMax, contents.hotRegions.length),
-      coldRegionsMax: limits.coldRegionsPerDriveMax,
+      coldRegionsMax: options.coldRegionsMax ?? limits.coldRegionsPerDriveMax,
       recordOf: (replica, extent) => this.#recordOf(replica, extent),
     });
     this.#activity = new ActivityLog(hotRegionsMax, this.#checksums, uuidToBytes(options.bootId));

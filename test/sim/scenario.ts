@@ -17,7 +17,7 @@ import { SimClient } from './client.js';
 import { drawDimensions, PLAIN, TIGHT_EXTENTS, type Dimensions, type ExtraFaults } from './dimensions.js';
 import { Operator } from './operator.js';
 import { Oracle } from './oracle.js';
-import { settled, SimWorld } from './world/sim-world.js';
+import { SimWorld, turn } from './world/sim-world.js';
 import type { SimRandom } from './world/sim-random.js';
 
 export interface ScenarioOptions {
@@ -460,7 +460,7 @@ export async function runScenario(options: ScenarioOptions): Promise<ScenarioRes
   const onRejection = (error: unknown): void => scenario.fail(error);
   process.on('unhandledRejection', onRejection);
   const result = await scenario.run();
-  await settled();
+  await turn();
   process.off('unhandledRejection', onRejection);
   return result;
 }

@@ -70,12 +70,12 @@ export class SimDiskMedia {
     return result;
   }
 
-  /** `bytes` null: zeros. With `isStable` on stable media at once. */
+  /** `bytes` is the media's from now on; null: zeros. With `isStable` on stable media at once. */
   put(offsetBytes: number, lengthBytes: number, bytes: Uint8Array | null, isStable: boolean): void {
     this.#sequence++;
     for (let done = 0; done < lengthBytes; done += BLOCK_BYTES) {
       const block = (offsetBytes + done) / BLOCK_BYTES;
-      const content = bytes?.slice(done, done + BLOCK_BYTES) ?? ZEROS;
+      const content = bytes?.subarray(done, done + BLOCK_BYTES) ?? ZEROS;
       if (isStable) {
         this.#setStable(block, content);
         this.#cached.delete(block);

@@ -134,6 +134,7 @@ export class SimNode {
       frontEnd: this.#frontEnd(onExport),
       eventLoopDelayMsP99: () => 0,
       hotRegionsMax: 64,
+      coldRegionsMax: 4,
     });
     this.network.onBatchStart = () => {
       shard.onBatchStart();

@@ -58,6 +58,8 @@ export interface Export {
 /** Name of the clients' volume. */
 export const VOLUME_NAME = 'v';
 
+const EVENTS_PER_TURN = 1_000;
+
 export class SimWorld {
   readonly clock = new SimClock();
   readonly random: SimRandom;
@@ -70,6 +72,7 @@ export class SimWorld {
   readonly nodes: SimNode[] = [];
   /** What happened, for the trace. */
   readonly trace: string[] = [];
+  #events = 0;
   readonly #survivors: Survivors[] = [];
   readonly #setups: NodeSetup[] = [];
   readonly #exports = new Map<string, Export>();
@@ -235,7 +238,8 @@ export class SimWorld {
         return false;
       }
       this.clock.step();
-      await settled();
+      // Now and then the process gets its turn, too: it may have a rejection to report that nobody handled.
+      await (++this.#events % EVENTS_PER_TURN === 0 ? turn() : settled());
     }
     return true;
   }
@@ -256,8 +260,15 @@ export class SimWorld {
   }
 }
 
-/** Lets everything run that is due without the clock moving. */
+/** Lets everything run that is due without the clock moving: the tick queue is looked at when no promise has anything left to do. */
 export function settled(): Promise<void> {
+  return new Promise((resolve) => {
+    process.nextTick(resolve);
+  });
+}
+
+/** The same, and a turn of the process's event loop. */
+export function turn(): Promise<void> {
   return new Promise((resolve) => {
     setImmediate(resolve);
   });
