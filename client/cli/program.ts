@@ -1,6 +1,7 @@
 /** The command line as a whole: global options, all command groups, and the way from an error to an exit code. */
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
+import { clusterCommand } from './commands/cluster.js';
 import { completionCommand } from './commands/completion.js';
 import { demoCommand } from './commands/demo.js';
 import { driveCommand } from './commands/drive.js';
@@ -42,7 +43,16 @@ export function buildProgram(surroundings: Surroundings): Command {
     .version(version(), '--version')
     .addHelpText('after', EXAMPLES)
     .helpCommand('help [command]', 'show the help of a command');
-  const groups = [statusCommand, nodeCommand, driveCommand, volumeCommand, eventsCommand, topCommand, initCommand];
+  const groups = [
+    statusCommand,
+    clusterCommand,
+    nodeCommand,
+    driveCommand,
+    volumeCommand,
+    eventsCommand,
+    topCommand,
+    initCommand,
+  ];
   for (const build of [...groups, demoCommand, completionCommand]) program.addCommand(build(surroundings));
   configure(program, surroundings);
   return program;

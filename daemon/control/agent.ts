@@ -5,7 +5,7 @@
 import { asError, BraidError } from '../base/errors.js';
 import type { VolumeId } from '../base/ids.js';
 import type { ClusterStore, LeaseId } from '../ports/cluster-store.js';
-import type { Clock } from '../ports/clock.js';
+import { sleep, type Clock } from '../ports/clock.js';
 import type { DeviceAttacher } from '../ports/device.js';
 import type { DriveFormatter } from '../ports/drive-formatter.js';
 import type { Log } from '../ports/log.js';
@@ -17,9 +17,12 @@ import { AttachRequests } from './attach-requests.js';
 import { AttachmentController } from './attachments.js';
 import { absent, ClusterState, putRecord } from './cluster-state.js';
 import type { ControlContext, NodeIdentity, ShardHandle } from './context.js';
+import { ClusterSettings } from './cluster-settings.js';
 import { DeletionController } from './deletions.js';
 import { DriveController } from './drives.js';
 import type { Events } from './events.js';
+import { controlLimits } from './limits.js';
+import { PrimaryForcer } from './force-primary.js';
 import { NodeRegistrar } from './node-registrar.js';
 import { Volumes } from './volumes.js';
 
@@ -41,8 +44,10 @@ export class Agent {
   readonly drives: DriveController;
   readonly attachments: AttachmentController;
   readonly deletions: DeletionController;
+  readonly settings: ClusterSettings;
   readonly volumes: Volumes;
   readonly attachRequests: AttachRequests;
+  readonly forcer: PrimaryForcer;
   #isStarted = false;
   #stopping: Promise<void> | null = null;
 
@@ -53,8 +58,10 @@ export class Agent {
     this.registrar = new NodeRegistrar(context, this.attachments);
     this.drives = new DriveController(context, formatter);
     this.deletions = new DeletionController(context, (driveId) => this.drives.isOpen(driveId));
+    this.settings = new ClusterSettings(context);
     this.volumes = new Volumes(context, lease);
     this.attachRequests = new AttachRequests(context);
+    this.forcer = new PrimaryForcer(context);
   }
 
   /**
@@ -66,6 +73,7 @@ export class Agent {
     await this.registrar.start(apiAddress);
     // Drives before volumes: a volume that is attached here wants its local copy.
     await this.drives.start();
+    await this.settings.start();
     await this.attachments.start();
     await this.deletions.start();
     // Garbage costs little: the next start removes it.
@@ -106,16 +114,30 @@ export class Agent {
     return this.attachments.hold(id, (shard) => shard.verifyVolume(id));
   }
 
+  /** A drive that hangs would hold its shard up for ever; what it was asked for is in nobody's way any more. */
+  async #stopShards(): Promise<void> {
+    const { shards, clock } = this.context;
+    const stopped = Promise.all(shards.map(({ control }) => control.stop()));
+    const isLate = await Promise.race([
+      stopped.then(() => false),
+      sleep(clock, controlLimits.shardStopMs).then(() => true),
+    ]);
+    if (!isLate) return;
+    stopped.catch(() => undefined);
+    throw new BraidError('TIMEOUT', `a shard does not stop within ${controlLimits.shardStopMs} ms: a drive hangs`);
+  }
+
   async #stop(): Promise<void> {
     const { context } = this;
     const { log, events } = context;
     events.report({ severity: 'info', subject: `node/${context.node.name}`, message: 'the agent is stopping' });
     // Volumes are released while the lease is still held; the lease goes only when nothing is served under it.
     const steps: readonly (readonly [string, () => Promise<unknown>])[] = [
+      ['settings', () => this.settings.stop()],
       ['deletions', () => this.deletions.stop()],
       ['volumes', () => this.attachments.stop()],
       ['drives', () => this.drives.stop()],
-      ['shards', () => Promise.all(context.shards.map(({ control }) => control.stop()))],
+      ['shards', () => this.#stopShards()],
       ['events', () => events.flush()],
       ['lease', () => this.registrar.stop()],
     ];
@@ -152,7 +174,13 @@ export async function ensureCluster(
     const found = await state.cluster();
     if (found !== null) return checkCluster(found.value);
     const createdMs = Math.floor(clock.wallMs());
-    const record = { id: random.uuid(), name, formatVersion: CLUSTER_FORMAT_VERSION, createdMs };
+    const record = {
+      id: random.uuid(),
+      name,
+      formatVersion: CLUSTER_FORMAT_VERSION,
+      createdMs,
+      resyncBandwidthBytes: 0,
+    };
     await state.commit([absent(key)], [putRecord(key, records.cluster, record)]);
   }
 }

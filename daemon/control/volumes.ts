@@ -265,7 +265,7 @@ export function planSegments(volume: VolumeRecord, drives: readonly PlacementDri
     return {
       index,
       generation: 1,
-      replicas: chosen.map((driveId) => ({ driveId, inSync: true, syncedGeneration: 0 })),
+      replicas: chosen.map((driveId) => ({ driveId, inSync: true, syncedGeneration: 0, staleSinceMs: 0 })),
     };
   });
 }

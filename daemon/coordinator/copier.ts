@@ -19,6 +19,7 @@ import type { VolumeIo } from './io.js';
 import type { VolumeLayout } from './layout.js';
 import type { Membership } from './membership.js';
 import type { DataReply } from './peers.js';
+import type { CopyTask, Progress } from './progress.js';
 import type { RegionTracker } from './regions.js';
 import type { Replica, Segment } from './segment.js';
 import { inWindow } from './window.js';
@@ -39,6 +40,7 @@ export interface CopierOptions {
   readonly volumeName: string;
   readonly layout: VolumeLayout;
   readonly isLocal: (replica: Replica) => boolean;
+  readonly progress: Progress;
 }
 
 export class Copier {
@@ -51,8 +53,6 @@ export class Copier {
   readonly #damage: Damage;
   #stopped = false;
   #reconciling = false;
-  bytesDone = 0;
-  bytesTotal = 0;
 
   constructor(options: CopierOptions, io: VolumeIo, membership: Membership) {
     this.#options = options;
@@ -78,17 +78,24 @@ export class Copier {
    * Brings a stale, connected replica back into the in-sync set. False: it has all but damaged extents, stays syncing, and goes on with
    * `resume`. Rejects (and leaves it stale) when source or target is lost on the way.
    */
-  async resync(segment: Segment, replica: Replica): Promise<boolean> {
+  async resync(segment: Segment, replica: Replica, task: CopyTask): Promise<boolean> {
     this.#damage.forget(replica);
     replica.state = 'syncing';
     segment.refresh();
     this.#io.segmentChanged(segment); // from here on it receives every write, those in flight included
-    return this.#catchUp(segment, replica, async () => {
+    return this.#catchUp(segment, replica, task, async () => {
       const { freed, written } = await this.#extentsToCopy(segment, replica);
-      this.bytesTotal += (freed.length + written.length) * EXTENT_BYTES;
+      task.expect((freed.length + written.length) * EXTENT_BYTES);
       // In this order: on a full drive there is room for the one only after the other.
       return [freed, written];
     });
+  }
+
+  /** How much `resync` or `resume` would copy if it began now. */
+  async bytesToCopy(segment: Segment, replica: Replica): Promise<number> {
+    if (replica.state === 'syncing') return this.#damage.extentsOf(replica).length * EXTENT_BYTES;
+    const { freed, written } = await this.#extentsToCopy(segment, replica);
+    return (freed.length + written.length) * EXTENT_BYTES;
   }
 
   /** Whether it is time to `resume` with a replica. */
@@ -97,8 +104,8 @@ export class Copier {
   }
 
   /** Tries again what was damaged; ends as `resync` does. */
-  resume(segment: Segment, replica: Replica): Promise<boolean> {
-    return this.#catchUp(segment, replica, () => Promise.resolve([this.#damage.extentsOf(replica)]));
+  resume(segment: Segment, replica: Replica, task: CopyTask): Promise<boolean> {
+    return this.#catchUp(segment, replica, task, () => Promise.resolve([this.#damage.extentsOf(replica)]));
   }
 
   /**
@@ -113,12 +120,13 @@ export class Copier {
   async #catchUp(
     segment: Segment,
     replica: Replica,
+    task: CopyTask,
     list: () => Promise<readonly (readonly number[])[]>,
   ): Promise<boolean> {
     let isWaiting = false;
     try {
       const damaged: number[] = [];
-      for (const extents of await list()) damaged.push(...(await this.#copyAll(segment, extents, replica)));
+      for (const extents of await list()) damaged.push(...(await this.#copyAll(segment, extents, replica, task)));
       isWaiting = damaged.length > 0 && replica.state === 'syncing';
       if (isWaiting) {
         this.#damage.wait(replica, damaged);
@@ -142,14 +150,16 @@ export class Copier {
   }
 
   /**
-   * Invariant 9: what was stamped after it fell out of sync, plus everything in the regions of its own activity log; apart, what the source
-   * has no slot for.
+   * Invariant 9: what was stamped after it fell out of sync, here or at the source, plus everything in the regions of its own activity log;
+   * apart, what the source has no slot for. Stamps of its own that the source lacks are of a time that was given up when an operator
+   * made an older copy the primary one.
    */
   async #extentsToCopy(segment: Segment, replica: Replica): Promise<{ freed: number[]; written: number[] }> {
     const extents = new Set<number>();
     const source = this.#sources(segment, 0)[0];
     if (source === undefined) throw new BraidError('UNAVAILABLE', 'no in-sync copy is connected');
-    for (const extent of await this.listExtents(segment, source, replica.syncedGeneration, false)) extents.add(extent);
+    for (const copy of [source, replica])
+      for (const extent of await this.listExtents(segment, copy, replica.syncedGeneration, false)) extents.add(extent);
     for (const region of replica.hotRegions) {
       for (let index = 0; index < EXTENTS_PER_REGION; index++) extents.add(region * EXTENTS_PER_REGION + index);
     }
@@ -192,16 +202,23 @@ export class Copier {
    * Resolves to the extents that are damaged. Rejects when one could not be copied for another reason, once no copy is under way any more:
    * the next attempt has the whole window again.
    */
-  async #copyAll(segment: Segment, extents: readonly number[], replica: Replica): Promise<readonly number[]> {
+  async #copyAll(
+    segment: Segment,
+    extents: readonly number[],
+    replica: Replica,
+    task: CopyTask,
+  ): Promise<readonly number[]> {
+    const { pacer } = this.#options.context;
     const damaged: number[] = [];
-    await inWindow(extents, async (extent) => {
-      if (this.#stopped || replica.state !== 'syncing') throw new BraidError('ABORTED', 'the resync was interrupted');
+    const copy = async (extent: number): Promise<void> => {
+      if (this.#stopped || replica.state !== 'syncing') throw new BraidError('ABORTED', 'the copying was interrupted');
       const lost = await this.#copyExtent(segment, extent * EXTENT_BYTES, 0, () => [replica]);
-      if (lost.length === 0) this.bytesDone += EXTENT_BYTES;
+      if (lost.length === 0) task.copied(EXTENT_BYTES);
       else damaged.push(extent);
       if (damaged.length > limits.damagedExtentsMax)
         throw new BraidError('DRIVE', 'too much of the in-sync copy cannot be read; replace its drive');
-    });
+    };
+    await inWindow(extents, (extent) => pacer.run(EXTENT_BYTES, () => copy(extent)));
     return damaged;
   }
 
@@ -252,20 +269,24 @@ export class Copier {
   }
 
   async #reconcileAll(): Promise<void> {
-    const { regions, context } = this.#options;
-    this.bytesTotal += regions.dirtyCount * REGION_BYTES;
+    const { regions, context, progress } = this.#options;
+    const task = progress.begin('reconcile', null);
+    task.expect(regions.dirtyCount * REGION_BYTES);
     let region = this.#nextRegion(true);
     while (region !== null && !this.#stopped) {
       const isDone = await this.#reconcile(region);
       const wasWanted = this.#wantedRegions.delete(region);
-      if (isDone) this.#reconciled(region);
-      else {
+      if (isDone) {
+        this.#reconciled(region);
+        task.copied(REGION_BYTES);
+      } else {
         if (wasWanted) this.#wantedRegions.add(region); // at the end of the line
         regions.postpone(region);
         await sleep(context.clock, RETRY_MS);
       }
       region = this.#nextRegion(isDone);
     }
+    task.end();
     this.#reconciling = false;
   }
 
@@ -280,7 +301,6 @@ export class Copier {
     const { regions } = this.#options;
     regions.markClean(region);
     this.#settleSegment(regions.segmentOf(region));
-    this.bytesDone += REGION_BYTES;
     this.#io.regionClean(region);
   }
 
@@ -298,22 +318,26 @@ export class Copier {
 
   /** True when all in-sync copies of the region are connected and equal. */
   async #reconcile(region: number): Promise<boolean> {
-    const { segments, regions } = this.#options;
+    const { segments, regions, context } = this.#options;
     const segment = segments[regions.segmentOf(region)];
     if (segment === undefined) return true;
     if (segment.readableMask === 0 || segment.readableMask !== segment.inSyncMask) return false;
     const { generation } = segment;
     const first = regions.indexInSegment(region) * REGION_BYTES;
     const extents = Array.from({ length: EXTENTS_PER_REGION }, (_, index) => first + index * EXTENT_BYTES);
+    const equalize = async (offsetBytes: number): Promise<void> => {
+      const lost = await this.#copyExtent(segment, offsetBytes, 0, (source) =>
+        segment.replicas.filter((replica) => replica.state === 'in-sync' && (replica !== source || !segment.whole)),
+      );
+      // Blocks that fail their checksum everywhere are refused by every copy alike. What cannot be read now may come back, here or there.
+      if (lost.some(({ isCorrupt }) => !isCorrupt))
+        throw new BraidError('DRIVE', 'a block cannot be read from any in-sync copy');
+    };
     try {
-      await inWindow(extents, async (offsetBytes) => {
-        const lost = await this.#copyExtent(segment, offsetBytes, 0, (source) =>
-          segment.replicas.filter((replica) => replica.state === 'in-sync' && (replica !== source || !segment.whole)),
-        );
-        // Blocks that fail their checksum everywhere are refused by every copy alike. What cannot be read now may come back, here or there.
-        if (lost.some(({ isCorrupt }) => !isCorrupt))
-          throw new BraidError('DRIVE', 'a block cannot be read from any in-sync copy');
-      });
+      // While a client waits for a region nothing holds the copier up.
+      await inWindow(extents, (offset) =>
+        this.#wantedRegions.size > 0 ? equalize(offset) : context.pacer.run(EXTENT_BYTES, () => equalize(offset)),
+      );
     } catch (error) {
       if (error instanceof BraidError) return false;
       throw error;
@@ -323,7 +347,7 @@ export class Copier {
 
   // ---- repair and restoration
 
-  /** Rewrites an extent on replicas whose data did not match its checksum. */
+  /** Rewrites an extent on replicas whose data did not match its checksum, or could not be read. */
   repair(segment: Segment, offsetBytes: number, badMask: number): void {
     const extentOffset = offsetBytes - (offsetBytes % EXTENT_BYTES);
     const key = `${segment.index}/${extentOffset}`;
@@ -353,7 +377,7 @@ export class Copier {
       report(
         'warning',
         `drive/${drives.join(',')}`,
-        `a block did not match its checksum and was rewritten from another copy (${where})${rest}`,
+        `a block did not match its checksum, or could not be read, and was rewritten from another copy (${where})${rest}`,
       );
     } catch (error) {
       log.warn({ where, error: String(error) }, 'repair failed; the next read tries again');

@@ -11,6 +11,7 @@ import type { DriveId, NodeId, VolumeId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import type { CoordinatorContext } from '../coordinator/context.js';
 import { InternalBuffers, Serial, Ticker, VOLUME_TICK_MS, type Severity } from '../coordinator/context.js';
+import { CopyPacer } from '../coordinator/copy-pacer.js';
 import { OperationBudget } from '../coordinator/operation-budget.js';
 import { PeerPool, type PeerListener } from '../coordinator/peers.js';
 import { abandonOwnership, Volume } from '../coordinator/volume.js';
@@ -22,7 +23,14 @@ import type { EventSink } from '../ports/event-sink.js';
 import type { Log } from '../ports/log.js';
 import type { MetaStoreOpener } from '../ports/meta-store.js';
 import type { Network, NetworkHandler } from '../ports/network.js';
-import type { ServedSegment, ServedVolume, ShardControl, ShardStats, VerifyReport } from '../ports/shard.js';
+import type {
+  DriveCopies,
+  ServedSegment,
+  ServedVolume,
+  ShardControl,
+  ShardStats,
+  VerifyReport,
+} from '../ports/shard.js';
 import { POOL_FRONTEND, POOL_INTERNAL, POOL_PEER, type Pool, type Slab } from '../ports/slab.js';
 import { OPCODE, STATUS, statusName } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
@@ -132,6 +140,7 @@ export class Shard implements ShardControl {
       incarnation,
       resolve: (node, shard) => this.#resolve(node, shard),
     });
+    const budget = new OperationBudget();
     this.#context = {
       store,
       peers: this.#peers,
@@ -147,7 +156,8 @@ export class Shard implements ShardControl {
         parts.events.report({ severity, subject, message });
       },
       buffers: new InternalBuffers(slab),
-      budget: new OperationBudget(),
+      budget,
+      pacer: new CopyPacer(clock, () => budget.starts),
     };
     slab.onAvailable = (pool) => {
       this.#onSlabAvailable(pool);
@@ -207,7 +217,7 @@ export class Shard implements ShardControl {
       events.report({
         severity: 'error',
         subject: `drive/${driveId}`,
-        message: `the drive failed: ${reason}; replace it, or restart the agent once it is well`,
+        message: `the drive failed: ${reason}. It is tried again by itself; once it is repaired, "braid drive reopen ${driveId}" opens it at once`,
       });
     };
     const drive = await ReplicaDrive.open({
@@ -315,6 +325,19 @@ export class Shard implements ShardControl {
     if (volume === undefined)
       throw new BraidError('NOT_FOUND', 'the volume is not served by this shard; attach it first');
     return volume.verify();
+  }
+
+  copiesOf(volumeId: VolumeId): Promise<readonly DriveCopies[]> {
+    const drives = [...this.#replicas.drives()].filter(({ isServing }) => isServing);
+    const copies = drives.map((drive) => {
+      const own = [...drive.replicas()].filter((replica) => replica.volumeId === volumeId && replica.isUncertain);
+      return { driveId: drive.id, uncertainSegments: own.map(({ segment }) => segment) };
+    });
+    return Promise.resolve(copies);
+  }
+
+  setCopyBandwidth(bytesPerSecond: number | null): void {
+    this.#context.pacer.setBandwidth(bytesPerSecond);
   }
 
   setLeaseDeadline(deadlineMs: number): void {

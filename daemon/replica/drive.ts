@@ -9,11 +9,11 @@
  * - data that differs from its known checksum never leaves (invariant 13).
  */
 import { assert, must } from '../base/assert.js';
-import { asError } from '../base/errors.js';
+import { asError, BraidError } from '../base/errors.js';
 import type { DriveId, VolumeId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import { BLOCK_BYTES, EXTENT_BYTES } from '../base/units.js';
-import { extentSlot, type Superblock } from '../format/records.js';
+import { EXTENT_RECORD_BYTES, extentSlot, type Layout, type Superblock } from '../format/records.js';
 import { extentKey, uuidToBytes } from '../format/keys.js';
 import type { Clock, Timer } from '../ports/clock.js';
 import type { DiskOpener } from '../ports/disk.js';
@@ -25,9 +25,10 @@ import { ActivityLog } from './activity-log.js';
 import { ChecksumTable } from './checksums.js';
 import { type CommitPlanner, Committer, PLAN } from './committer.js';
 import { DRIVE_TICK_MS, DriveIo, type DriveIoHandler, type DriveIoStats } from './drive-io.js';
+import { DriveFiles } from './drive-files.js';
 import { checkDataArea, type DriveContents, loadContents, readSuperblock, replicaKey } from './drive-loader.js';
 import { type DriveFormat, formatDrive } from './drive-format.js';
-import { DriveMaintenance, type RegionsToCool, type SegmentToOpen } from './drive-maintenance.js';
+import { DriveMaintenance, type RegionsToCool, type SegmentToOpen, type VolumeToOpen } from './drive-maintenance.js';
 import { ExtentPlanner, NEED } from './extent-planner.js';
 import { FreedSlots } from './freed-slots.js';
 import { MapAhead } from './map-ahead.js';
@@ -35,6 +36,7 @@ import { OPERATION, type OperationTable } from './operations.js';
 import { regionOf, type Replica } from './replica.js';
 
 const ENOSPC = -28;
+const EIO = -5;
 /** Blocks reported as damaged, so that a client that reads one again and again fills no log. */
 const REPORTED_BLOCKS_MAX = 1_024;
 
@@ -95,6 +97,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
   readonly #checksums: ChecksumTable;
   readonly #activity: ActivityLog;
   readonly #freed: FreedSlots;
+  readonly #files: DriveFiles;
   readonly #ahead: MapAhead;
   readonly #pressureRegions: number;
   readonly #reportedBlocks = new Set<string>();
@@ -158,6 +161,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     this.#activity = new ActivityLog(hotRegionsMax, this.#checksums, uuidToBytes(options.bootId));
     for (const { replica, region, bootId } of contents.hotRegions) this.#activity.restore(replica, region, bootId);
     this.#freed = new FreedSlots(this.#io, contents.allocator, this.#log, () => this.#onFreed());
+    this.#files = new DriveFiles(this.#io, meta, (problem) => this.fail(problem));
     this.#ahead = new MapAhead(contents.allocator, this.#checksums, contents.replicas);
   }
 
@@ -169,7 +173,8 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     this.#table = host.operations;
     const { allocator, replicas } = this.#contents;
     const parts = {
-      meta: this.#meta,
+      read: (key: Uint8Array) => this.#read(key),
+      onCorrupt: (what: string) => this.#failSoon(`its metadata is damaged: ${what}`),
       io: this.#io,
       allocator,
       replicas,
@@ -224,7 +229,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
   }
 
   /** The owner's last word about the replica's segment. */
-  layoutOf(replica: Replica): { readonly generation: number; readonly segment: Uint8Array } | null {
+  layoutOf(replica: Replica): Layout | null {
     return this.#maintenance.layoutOf(replica);
   }
 
@@ -232,8 +237,8 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     return this.#maintenance.epochOf(volume);
   }
 
-  openReplicas(volumeId: VolumeId, volume: Uint8Array, epoch: number, segments: readonly SegmentToOpen[]) {
-    return this.#maintenance.openReplicas(volumeId, volume, epoch, segments);
+  openReplicas(volume: VolumeToOpen, segments: readonly SegmentToOpen[]) {
+    return this.#maintenance.openReplicas(volume, segments);
   }
 
   /** Refused with BAD_REQUEST, and nothing done, when a write is in flight in one of the regions. */
@@ -316,7 +321,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     if (this.#state !== 'serving') return;
     this.#state = 'failed';
     this.#failure = reason;
-    this.#log.error({ reason }, 'drive failed; its replicas are unusable until the agent opens it again');
+    this.#log.error({ reason }, 'drive failed; its replicas are unusable until it is opened again');
     this.#freed.stop();
     this.#committer.fail();
     this.#io.fail();
@@ -390,7 +395,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
 
   onOperationFlushed(op: number, result: number): void {
     // What the drive had in its cache may be lost, whatever it says later.
-    if (result !== 0) this.fail(`a flush failed with ${result}`);
+    if (result !== 0) this.fail(`a flush failed with ${describe(result)}`);
     const status = result === 0 ? STATUS.OK : STATUS.IO_ERROR;
     if (this.#table.opcode[op] === OPCODE.FLUSH) this.#host.onFlushed(op, status);
     else this.#end(op, status);
@@ -412,7 +417,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
         assert(!used.has(slot) && allocator.isUsed(slot), 'a slot is named by one extent, and is not free');
         used.add(slot);
         assert(
-          replica.isChanging(extent) || this.#storedSlot(replica, extent) === slot,
+          !this.isServing || replica.isChanging(extent) || this.#storedSlot(replica, extent) === slot,
           'the head map says what the metadata says',
         );
       }
@@ -464,7 +469,10 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     if (result !== 0) {
       const replica = must(table.replica[op], 'the replica of an operation');
       this.#checksums.forget(replica, table.extent[op] as number, this.#firstBlock(op), length / BLOCK_BYTES);
-      return this.#end(op, result === ENOSPC ? STATUS.NO_SPACE : STATUS.IO_ERROR);
+      this.#end(op, result === ENOSPC ? STATUS.NO_SPACE : STATUS.IO_ERROR);
+      // What it did instead nobody knows, and the next write will hardly fare better.
+      if (result !== ENOSPC) this.fail(`a write failed with ${describe(result)}`);
+      return;
     }
     const isFua = ((table.flags[op] as number) & FLAG.FUA) !== 0;
     // Zeros have no durable form of their own, as writes do.
@@ -540,7 +548,25 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
   }
 
   #recordOf(replica: Replica, extent: number): Uint8Array | null {
-    return this.#meta.get(extentKey(replica.volume, replica.segment, extent));
+    const record = this.#read(extentKey(replica.volume, replica.segment, extent));
+    if (record === null || record.length === EXTENT_RECORD_BYTES) return record;
+    this.#failSoon(`its metadata is damaged: the record of extent ${extent}`);
+    return null;
+  }
+
+  #read(key: Uint8Array): Uint8Array | null {
+    try {
+      return this.#meta.get(key);
+    } catch (thrown) {
+      if (!(thrown instanceof BraidError)) throw thrown;
+      this.#failSoon(thrown.message);
+      return null;
+    }
+  }
+
+  /** When the caller has finished what it is in the middle of. */
+  #failSoon(reason: string): void {
+    void Promise.resolve().then(() => this.fail(reason));
   }
 
   #storedSlot(replica: Replica, extent: number): number {
@@ -560,6 +586,11 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
       if (this.#io.tick()) this.fail(`an operation did not end within ${limits.driveTimeoutMs} ms`);
       else if (this.#committer.tick(DRIVE_TICK_MS))
         this.fail(`a metadata commit did not end within ${limits.driveTimeoutMs} ms`);
+      else this.#files.tick();
     });
   }
+}
+
+function describe(result: number): string {
+  return result === EIO ? 'an I/O error' : `error ${-result}`;
 }

@@ -1,5 +1,6 @@
 import { Type, type Static } from 'typebox';
 import { bytes, count } from './common.js';
+import { Resync } from './volume.js';
 
 export const Operations = Type.Object(
   {
@@ -25,8 +26,9 @@ export const VolumeStats = Type.Object({
   inFlight: count('Operations under way'),
   connections: count('NBD connections'),
   degradedReplicas: count('Copies that are not in sync'),
-  resyncBytesDone: bytes('Copied'),
-  resyncBytesTotal: bytes('To copy, done included'),
+  resyncBytesDone: bytes('Copied since this node took the volume'),
+  resyncBytesTotal: bytes('The same, and what the copying under way has still to do'),
+  resync: Resync,
   read: Operations,
   write: Operations,
   flush: Operations,
@@ -43,6 +45,7 @@ export const DriveStats = Type.Object({
   usedBytes: bytes('Allocated'),
   hotRegions: count('Regions in the activity log'),
   inFlight: count('Operations under way'),
+  failures: count('How often it failed, or could not be opened, since the agent started'),
   checksumMismatches: count('Bad blocks found since start'),
   metadataBytes: bytes("Size of the drive's LMDB environment"),
   read: Operations,

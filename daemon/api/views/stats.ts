@@ -6,6 +6,8 @@ import type { LocalDrive } from '../../control/drives.js';
 import type { ShardStats } from '../../ports/shard.js';
 import type { DriveStats, Operations, Stats, VolumeStats } from '../schemas/index.js';
 
+import { resyncView } from './resync.js';
+
 type ShardDrive = ShardStats['drives'][number];
 type ShardVolume = ShardStats['volumes'][number];
 
@@ -48,6 +50,7 @@ function volumeStats(agent: Agent, volume: ShardVolume, name: string): VolumeSta
     degradedReplicas: volume.degradedReplicas,
     resyncBytesDone: served?.resyncBytesDone ?? 0,
     resyncBytesTotal: served?.resyncBytesTotal ?? 0,
+    resync: resyncView(served ?? null),
     read: operations(volume.read),
     write: operations(volume.write),
     flush: operations(volume.flush),
@@ -55,7 +58,7 @@ function volumeStats(agent: Agent, volume: ShardVolume, name: string): VolumeSta
   };
 }
 
-function driveStats({ record, state, reason }: LocalDrive, drive: ShardDrive | undefined): DriveStats {
+function driveStats({ record, state, reason, failures }: LocalDrive, drive: ShardDrive | undefined): DriveStats {
   const hasFailed = state === 'failed' || drive?.state === 'failed';
   const isOpen = !hasFailed && state === 'open' && drive !== undefined;
   return {
@@ -67,6 +70,7 @@ function driveStats({ record, state, reason }: LocalDrive, drive: ShardDrive | u
     usedBytes: isOpen ? (drive.slotCount - drive.slotsFree) * EXTENT_BYTES : 0,
     hotRegions: drive?.hotRegions ?? 0,
     inFlight: drive?.inFlight ?? 0,
+    failures,
     checksumMismatches: drive?.checksumMismatches ?? 0,
     metadataBytes: drive?.metadataBytes ?? 0,
     read: operations(drive?.read),

@@ -49,6 +49,8 @@ export class SimDiskMedia {
   #faults: Fault[] = [];
   /** Writes find no space (a sparse file on a full file system). */
   isFull = false;
+  /** What `check` says: somebody removed or replaced it. */
+  problem = '';
   /** The handle that uses it now. */
   user: SimDisk | null = null;
 
@@ -247,6 +249,10 @@ export class SimDisk implements Disk {
     this.#start('zero', tag, offsetBytes, lengthBytes, null, false, () =>
       this.#put('zero', offsetBytes, lengthBytes, null, false),
     );
+  }
+
+  check(): Promise<string> {
+    return Promise.resolve(this.#media.problem);
   }
 
   async close(): Promise<void> {

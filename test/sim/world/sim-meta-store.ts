@@ -49,6 +49,8 @@ export class SimMetaMedia {
   user: SimMetaStore | null = null;
   /** Why commits fail (a failed drive); null while they work. */
   failure: BraidError | null = null;
+  /** Why nothing can be read; null while it can. */
+  damage: BraidError | null = null;
 
   apply(operations: readonly MetaOperation[]): void {
     for (const { key, value } of operations) {
@@ -108,11 +110,13 @@ export class SimMetaStore implements MetaStore {
 
   get(key: Uint8Array): Uint8Array | null {
     this.#assertOpen();
+    if (this.#media.damage !== null) throw this.#media.damage;
     return this.#media.get(key)?.slice() ?? null;
   }
 
   scan(prefix: Uint8Array, visit: (key: Uint8Array, value: Uint8Array) => void): void {
     this.#assertOpen();
+    if (this.#media.damage !== null) throw this.#media.damage;
     this.#media.scan(prefix, visit);
   }
 
@@ -120,6 +124,10 @@ export class SimMetaStore implements MetaStore {
     this.#assertOpen();
     this.#waiting.push({ operations: operations.map(copyOf), done });
     if (this.#inFlight.length === 0) this.#startGroup();
+  }
+
+  check(): Promise<string> {
+    return Promise.resolve('');
   }
 
   usedBytes(): number {

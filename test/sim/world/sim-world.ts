@@ -46,6 +46,7 @@ export const WORLD_DEFAULTS: WorldOptions = {
   loseStoreReply: 0.01,
 };
 
+const EVENTS_PER_TURN = 1_000;
 /** After which an agent that gave up is started again. */
 const SUPERVISOR_MS = 100;
 
@@ -57,8 +58,6 @@ export interface Export {
 
 /** Name of the clients' volume. */
 export const VOLUME_NAME = 'v';
-
-const EVENTS_PER_TURN = 1_000;
 
 export class SimWorld {
   readonly clock = new SimClock();
@@ -86,7 +85,13 @@ export class SimWorld {
     this.volumeId = this.random.uuid() as VolumeId;
     this.fabric = new SimFabric(this.clock, this.random.fork('network'), { delayMsMin: 0.05, delayMsMax: 2 });
     this.storeState = new SimStoreState(this.clock, this.random.fork('store'));
-    const cluster = { id: this.clusterId, name: 'simulated', formatVersion: CLUSTER_FORMAT_VERSION, createdMs: 0 };
+    const cluster = {
+      id: this.clusterId,
+      name: 'simulated',
+      formatVersion: CLUSTER_FORMAT_VERSION,
+      createdMs: 0,
+      resyncBandwidthBytes: 0,
+    };
     this.storeState.txn([], [{ type: 'put', key: storeKeys.cluster, value: records.cluster.encode(cluster) }]);
     for (let index = 0; index < this.options.nodes; index++) {
       const slotCount = this.options.slotCounts[index] ?? this.options.slotCount;
@@ -206,7 +211,7 @@ export class SimWorld {
     const operations: StoreOperation[] = [];
     const segments = Math.ceil(volumeBytes / (segmentBytes * stripeWidth)) * stripeWidth;
     for (let index = 0; index < segments; index++) {
-      const replicas = driveIds.map((driveId) => ({ driveId, inSync: true, syncedGeneration: 0 }));
+      const replicas = driveIds.map((driveId) => ({ driveId, inSync: true, syncedGeneration: 0, staleSinceMs: 0 }));
       const value = records.segment.encode({ index, generation: 1, replicas });
       operations.push({ type: 'put', key: storeKeys.segment(volumeId, index), value });
     }
