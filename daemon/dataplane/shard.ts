@@ -349,6 +349,7 @@ export class Shard implements ShardControl {
 
   assertConsistent(): void {
     for (const volume of this.#volumes.values()) volume.assertConsistent();
+    this.#replicas.assertConsistent();
   }
 }
 

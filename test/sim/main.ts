@@ -1,8 +1,14 @@
 /**
- * The simulator's command: `npm run sim -- --seed N [--trace]` replays one seed, `npm run sim -- --seeds COUNT [--from N] [--seconds S]` runs many.
- * `--plain`: without the dimensions that only some seeds have (dimensions.ts). Exit code 1 on a violation; the last line says how many seeds, operations, faults and violations there were.
+ * The simulator's command.
+ *
+ *     npm run sim -- --seeds COUNT [--from N] [--seconds S] [--jobs N] [--operations N] [--shrink S]     runs many seeds
+ *     npm run sim -- --seed N [--operations N] [--faults 3,17,a2] [--trace] [--shrink S]                 replays one
+ *
+ * `--faults`: only those numbers happen. `--shrink S`: takes up to S seconds to leave out faults that a failure does not need. Exit code 1 on a
+ * violation; the last line says how many seeds, client I/Os, faults and violations there were.
  */
 import { parseArgs } from 'node:util';
+import { explain, runSeeds, summaryOf, type Totals } from './runner.js';
 import { runScenario } from './scenario.js';
 
 const { values } = parseArgs({
@@ -12,30 +18,47 @@ const { values } = parseArgs({
     from: { type: 'string', default: '1' },
     seconds: { type: 'string', default: '3600' },
     operations: { type: 'string', default: '300' },
+    jobs: { type: 'string', default: '1' },
+    faults: { type: 'string' },
+    shrink: { type: 'string', default: '0' },
     trace: { type: 'boolean', default: false },
-    plain: { type: 'boolean', default: false },
   },
 });
 const operations = Number(values.operations);
-const first = Number(values.seed ?? values.from);
-const count = values.seed === undefined ? Number(values.seeds) : 1;
-const endMs = Date.now() + Number(values.seconds) * 1000;
-const total = { seeds: 0, operations: 0, faults: 0, violations: 0 };
-for (let seed = first; seed < first + count && Date.now() < endMs; seed++) {
-  const result = await runScenario({ seed, operations, plain: values.plain });
-  total.seeds++;
-  total.operations += result.operations;
-  total.faults += result.faults;
-  if (values.trace) console.log(result.trace.join('\n'));
-  if (result.violation === null) continue;
-  total.violations++;
-  console.log(`seed ${seed} after ${result.simulatedMs} simulated ms: ${result.violation}`);
-  console.log(result.trace.slice(-20).join('\n'));
-  const plain = values.plain ? ' --plain' : '';
-  console.log(`replay: npm run sim -- --seed ${seed} --operations ${operations}${plain} --trace`);
+const shrinkMs = Number(values.shrink) * 1_000;
+const startedMs = Date.now();
+
+async function many(): Promise<Totals> {
+  const failed: number[] = [];
+  const range = {
+    first: Number(values.from),
+    count: Number(values.seeds),
+    operations,
+    endMs: startedMs + Number(values.seconds) * 1_000,
+    jobs: Number(values.jobs),
+  };
+  const totals = await runSeeds(range, ({ seed, violation }) => {
+    failed.push(seed);
+    console.log(`seed ${seed} failed: ${violation?.split('\n')[0] ?? ''}`);
+  });
+  for (const seed of failed) console.log(await explain(seed, operations, shrinkMs));
+  return totals;
 }
+
+async function one(seed: number): Promise<Totals> {
+  const only = values.faults === undefined ? null : new Set(values.faults.split(','));
+  const result = await runScenario({ seed, operations, only, isTraced: values.trace });
+  if (values.trace) console.log(result.trace.join('\n'));
+  if (result.violation !== null && values.trace) console.log(result.violation);
+  else if (result.violation !== null) console.log(await explain(seed, operations, shrinkMs));
+  return { ...summaryOf(result), seeds: 1, violations: result.violation === null ? 0 : 1 };
+}
+
+const totals = values.seed === undefined ? await many() : await one(Number(values.seed));
+const seconds = (Date.now() - startedMs) / 1_000;
+console.log(`${(totals.operations / seconds).toFixed(0)} client I/Os per second in ${seconds.toFixed(1)} s`);
 console.log(
-  `${total.seeds} seeds, ${total.operations} operations, ${total.faults} faults, ${total.violations} violations`,
+  `${totals.seeds} seeds, ${totals.operations} I/Os, ${totals.faults} faults, ${totals.violations} violations`,
 );
 // Not `process.exit`: it would cut off what a pipe has not taken yet.
-process.exitCode = total.violations === 0 ? 0 : 1;
+process.exitCode = totals.violations === 0 ? 0 : 1;

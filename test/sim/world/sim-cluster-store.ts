@@ -42,6 +42,10 @@ export class SimStoreState {
   readonly #leases = new Map<LeaseId, Lease>();
   readonly #listeners = new Set<() => void>();
   #revision = 0;
+  /** Nobody gets an answer: calls and replies are lost, events wait. */
+  isDown = false;
+  /** Calls, replies and events are on the way this many times as long. */
+  slowness = 1;
 
   constructor(clock: Clock, random: SimRandom) {
     this.#clock = clock;
@@ -102,6 +106,11 @@ export class SimStoreState {
     if (lease !== undefined) this.#change([...lease.keys].sort().map((key) => ({ type: 'delete', key })));
   }
 
+  /** Everyone who watches looks again: after the store was down, or a node was cut off from it. */
+  notify(): void {
+    for (const listener of this.#listeners) listener();
+  }
+
   /** Calls `listener` after each change; returns how to stop it. */
   onChange(listener: () => void): () => void {
     this.#listeners.add(listener);
@@ -121,7 +130,7 @@ export class SimStoreState {
     if (effective.length === 0) return;
     this.#revision += 1;
     for (const operation of effective) this.#apply(operation, this.#revision);
-    for (const listener of this.#listeners) listener();
+    this.notify();
   }
 
   #apply(operation: StoreOperation, revision: number): void {
@@ -139,7 +148,14 @@ export class SimStoreState {
   }
 }
 
+/** A node's way to the store; it stays when its agent is started anew. */
+export interface StoreLink {
+  /** How many cuts there are. */
+  cuts: number;
+}
+
 export interface SimStoreOptions {
+  readonly link: StoreLink;
   /** Bounds of the time that a call, its reply or an event is on the way. */
   readonly delayMsMin: number;
   readonly delayMsMax: number;
@@ -151,7 +167,13 @@ export interface SimStoreOptions {
   readonly timeoutMs: number;
 }
 
-const DEFAULTS: SimStoreOptions = { delayMsMin: 0.2, delayMsMax: 3, loseCall: 0, loseReply: 0, timeoutMs: 500 };
+const DEFAULTS: Omit<SimStoreOptions, 'link'> = {
+  delayMsMin: 0.2,
+  delayMsMax: 3,
+  loseCall: 0,
+  loseReply: 0,
+  timeoutMs: 500,
+};
 
 /** One node's access to the state. */
 export class SimClusterStore implements ClusterStore {
@@ -159,9 +181,8 @@ export class SimClusterStore implements ClusterStore {
   readonly #clock: Clock;
   readonly #random: SimRandom;
   readonly #options: SimStoreOptions;
-  /** How to stop each watch, and how to have it look for changes. */
-  readonly #watches = new Map<() => void, () => void>();
-  #isReachable = true;
+  /** How to stop each watch. */
+  readonly #watches = new Set<() => void>();
   /** After a crash nothing settles any more; after `close` calls fail. */
   #status: 'open' | 'closed' | 'crashed' = 'open';
 
@@ -169,13 +190,17 @@ export class SimClusterStore implements ClusterStore {
     this.#state = state;
     this.#clock = clock;
     this.#random = random;
-    this.#options = { ...DEFAULTS, ...options };
+    this.#options = { link: { cuts: 0 }, ...DEFAULTS, ...options };
   }
 
   /** Cuts the node off from the store, or connects it again: calls and replies are lost, events wait. */
   setReachable(isReachable: boolean): void {
-    this.#isReachable = isReachable;
-    if (isReachable) for (const look of this.#watches.values()) look();
+    this.#options.link.cuts = isReachable ? 0 : 1;
+    if (isReachable) this.#state.notify();
+  }
+
+  get #isReachable(): boolean {
+    return this.#options.link.cuts === 0 && !this.#state.isDown;
   }
 
   /** The node died: promises that are pending never settle, watches are silent. Calls on the way may still arrive. */
@@ -221,7 +246,7 @@ export class SimClusterStore implements ClusterStore {
       stopListening();
       this.#watches.delete(stop);
     };
-    this.#watches.set(stop, schedule);
+    this.#watches.add(stop);
     schedule();
     return { close: stop };
   }
@@ -245,7 +270,7 @@ export class SimClusterStore implements ClusterStore {
   }
 
   #stopAllWatches(): void {
-    for (const stop of [...this.#watches.keys()]) stop();
+    for (const stop of [...this.#watches]) stop();
   }
 
   #assertOpen(): void {
@@ -254,7 +279,7 @@ export class SimClusterStore implements ClusterStore {
   }
 
   #delayMs(): number {
-    return this.#random.between(this.#options.delayMsMin, this.#options.delayMsMax);
+    return this.#state.slowness * this.#random.between(this.#options.delayMsMin, this.#options.delayMsMax);
   }
 
   async #call<T>(apply: () => T): Promise<T> {

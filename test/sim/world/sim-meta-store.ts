@@ -48,6 +48,10 @@ export class SimMetaMedia {
   user: SimMetaStore | null = null;
   /** Why commits fail (a failed drive); null while they work. */
   failure: BraidError | null = null;
+  /** Probability that a commit that fails has taken effect nevertheless: it was the last step that failed. */
+  chanceFailedIsThere = 0;
+  /** Commits take this many times as long. */
+  slowness = 1;
 
   apply(operations: readonly MetaOperation[]): void {
     for (const { key, value } of operations) {
@@ -151,14 +155,16 @@ export class SimMetaStore implements MetaStore {
     this.#inFlight = this.#waiting;
     this.#waiting = [];
     const { commitDelayMsMin, commitDelayMsMax } = this.#options;
-    this.#clock.after(this.#random.between(commitDelayMsMin, commitDelayMsMax), () => this.#endGroup());
+    const delayMs = this.#media.slowness * this.#random.between(commitDelayMsMin, commitDelayMsMax);
+    this.#clock.after(delayMs, () => this.#endGroup());
   }
 
   #endGroup(): void {
     if (this.#state === 'crashed') return;
     const group = this.#inFlight;
     const { failure } = this.#media;
-    if (failure === null) for (const { operations } of group) this.#media.apply(operations);
+    const isThere = failure === null || this.#random.chance(this.#media.chanceFailedIsThere);
+    if (isThere) for (const { operations } of group) this.#media.apply(operations);
     // From here on the group is durable; `done` may commit more, which waits for the next group.
     for (const { done } of group) {
       done(failure);

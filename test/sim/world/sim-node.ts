@@ -31,6 +31,8 @@ export interface NodeSetup {
   readonly driveId: DriveId;
   readonly slotCount: number;
   readonly store: Partial<SimStoreOptions>;
+  readonly clockRate: number;
+  readonly hotRegionsMax: number;
 }
 
 /** What all nodes share. */
@@ -70,7 +72,7 @@ export class SimNode {
     this.#random = random.fork('boot');
     this.#survivors = survivors;
     this.incarnation = random.uuid();
-    this.clock = world.clock.nodeClock(random.between(0.999, 1.001), random.below(1_000_000));
+    this.clock = world.clock.nodeClock(setup.clockRate, random.below(1_000_000));
     this.slab = new SimSlab({ clock: this.clock, quotaBytes: [4 * MIB, 4 * MIB, 2 * MIB] });
     this.network = new SimNetwork(world.fabric, setup.id, this.slab);
     this.store = new SimClusterStore(world.storeState, this.clock, random.fork('store'), setup.store);
@@ -98,7 +100,7 @@ export class SimNode {
       events: { report: (event) => log.info(event, 'event') },
       frontEnd: this.#frontEnd(onExport),
       eventLoopDelayMsP99: () => 0,
-      hotRegionsMax: 64,
+      hotRegionsMax: setup.hotRegionsMax,
       coldRegionsMax: 4,
     });
     this.network.onBatchStart = () => {

@@ -1,4 +1,5 @@
 /** Several simulated nodes, one volume, one seed. */
+import { must } from '../../../daemon/base/assert.js';
 import type { DriveId, NodeId, VolumeId } from '../../../daemon/base/ids.js';
 import { EXTENT_BYTES, MIB } from '../../../daemon/base/units.js';
 import type { BlockVolume } from '../../../daemon/ports/block-volume.js';
@@ -9,6 +10,7 @@ import { storeKeys } from '../../../daemon/protocol/store.js';
 import { SimClock } from './sim-clock.js';
 import { SimStoreState } from './sim-cluster-store.js';
 import { SimDiskMedia } from './sim-disk.js';
+import type { SimMetaMedia } from './sim-meta-store.js';
 import { SimFabric } from './sim-network.js';
 import { SimNode, type NodeSetup, type Survivors } from './sim-node.js';
 import { SimRandom } from './sim-random.js';
@@ -26,6 +28,14 @@ export interface WorldOptions {
   /** Of single nodes, where they differ. */
   readonly slotCounts: readonly number[];
   readonly loseStoreReply: number;
+  readonly networkDelayMsMax: number;
+  readonly lingerChance: number;
+  /** Clocks of nodes are up to this much faster or slower than the cluster store's: the lease's margin allows for 0.2. */
+  readonly clockSpread: number;
+  /** Room of a drive's activity log. */
+  readonly hotRegionsMax: number;
+  /** Keep what happens: costs time. */
+  readonly isTraced: boolean;
 }
 
 export const WORLD_DEFAULTS: WorldOptions = {
@@ -39,9 +49,14 @@ export const WORLD_DEFAULTS: WorldOptions = {
   slotCount: 512,
   slotCounts: [],
   loseStoreReply: 0.01,
+  networkDelayMsMax: 2,
+  lingerChance: 0,
+  clockSpread: 0.001,
+  hotRegionsMax: 64,
+  isTraced: true,
 };
 
-const EVENTS_PER_TURN = 1_000;
+const EVENTS_PER_TURN = 100;
 
 export class SimWorld {
   readonly clock = new SimClock();
@@ -66,12 +81,19 @@ export class SimWorld {
     this.random = new SimRandom(seed);
     this.clusterId = this.random.uuid();
     this.volumeId = this.random.uuid() as VolumeId;
-    this.fabric = new SimFabric(this.clock, this.random.fork('network'), { delayMsMin: 0.05, delayMsMax: 2 });
+    const { networkDelayMsMax: delayMsMax, lingerChance, clockSpread, hotRegionsMax } = this.options;
+    this.fabric = new SimFabric(this.clock, this.random.fork('network'), {
+      delayMsMin: 0.05,
+      delayMsMax,
+      lingerChance,
+    });
     this.storeState = new SimStoreState(this.clock, this.random.fork('store'));
     for (let index = 0; index < this.options.nodes; index++) {
       const slotCount = this.options.slotCounts[index] ?? this.options.slotCount;
-      const store = { loseReply: this.options.loseStoreReply };
-      this.#setups.push({ id: `node-${index}` as NodeId, driveId: this.random.uuid() as DriveId, slotCount, store });
+      const store = { loseReply: this.options.loseStoreReply, link: { cuts: 0 } };
+      const id = `node-${index}` as NodeId;
+      const clockRate = 1 + this.random.fork(`clock/${index}`).between(-clockSpread, clockSpread);
+      this.#setups.push({ id, driveId: this.random.uuid() as DriveId, slotCount, store, clockRate, hotRegionsMax });
       this.#survivors.push({
         data: new SimDiskMedia(slotCount * EXTENT_BYTES),
         meta: null,
@@ -81,12 +103,12 @@ export class SimWorld {
   }
 
   log(message: string): void {
-    this.trace.push(`${this.clock.nowMs().toFixed(3)} ${message}`);
+    if (this.options.isTraced) this.trace.push(`${this.clock.nowMs().toFixed(3)} ${message}`);
   }
 
   #logOf(name: string): Log {
     const write = (level: string) => (fields: object, message: string) => {
-      this.log(`${name} ${level} ${message} ${JSON.stringify(fields)}`);
+      if (this.options.isTraced) this.log(`${name} ${level} ${message} ${JSON.stringify(fields)}`);
     };
     const log: Log = {
       debug: () => undefined,
@@ -127,6 +149,21 @@ export class SimWorld {
     const survivors = this.#survivors[index];
     if (survivors === undefined) throw new RangeError(`no node ${index}`);
     return survivors.data;
+  }
+
+  /** The metadata of a node's drive, once it was formatted. */
+  metaMedia(index: number): SimMetaMedia {
+    return must(this.#survivors[index]?.meta, `metadata of node ${index}`);
+  }
+
+  /** Cuts a node off from the cluster store; returns how to heal what this cut. */
+  cutStore(index: number): () => void {
+    const link = must(this.#setups[index]?.store.link, `node ${index}`);
+    link.cuts++;
+    return () => {
+      link.cuts--;
+      this.storeState.notify();
+    };
   }
 
   /** Flips a bit in every slot of a node's drive that holds data: the first block of each. */

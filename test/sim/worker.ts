@@ -1,0 +1,9 @@
+/** A process of the runner: runs the seeds that it is told, one after the other. */
+import { runScenario } from './scenario.js';
+import { summaryOf } from './runner.js';
+
+process.on('message', ({ seed, operations }: { seed: number; operations: number }) => {
+  void runScenario({ seed, operations, only: null, isTraced: false }).then((result) => {
+    process.send?.(summaryOf(result));
+  });
+});
