@@ -5,7 +5,7 @@
  *     npm run sim -- --seed N [--operations N] [--faults 3,17,a2] [--trace] [--shrink S]                 replays one
  *
  * `--faults`: only those numbers happen. `--shrink S`: takes up to S seconds to leave out faults that a failure does not need. Exit code 1 on a
- * violation; the last line says how many seeds, client I/Os, faults and violations there were.
+ * violation; the last line says how many seeds, client I/Os, faults and violations there were, also after SIGINT or SIGTERM.
  */
 import { parseArgs } from 'node:util';
 import { explain, runSeeds, summaryOf, type Totals } from './runner.js';
@@ -30,11 +30,16 @@ const startedMs = Date.now();
 
 async function many(): Promise<Totals> {
   const failed: number[] = [];
+  let isStopped = false;
+  const stop = (): void => {
+    isStopped = true;
+  };
+  process.once('SIGINT', stop).once('SIGTERM', stop);
   const range = {
     first: Number(values.from),
     count: Number(values.seeds),
     operations,
-    endMs: startedMs + Number(values.seconds) * 1_000,
+    isOver: () => isStopped || Date.now() - startedMs >= Number(values.seconds) * 1_000,
     jobs: Number(values.jobs),
   };
   const totals = await runSeeds(range, ({ seed, violation }) => {

@@ -12,8 +12,8 @@ export interface SeedRange {
   readonly first: number;
   readonly count: number;
   readonly operations: number;
-  /** No new seed is started after this time. */
-  readonly endMs: number;
+  /** No new seed is started once this says so. */
+  readonly isOver: () => boolean;
   readonly jobs: number;
 }
 
@@ -40,7 +40,7 @@ export function summaryOf({ trace: _, faults, ...rest }: ScenarioResult): SeedSu
 export async function runSeeds(range: SeedRange, onViolation: (seed: SeedSummary) => void): Promise<Totals> {
   const totals: Totals = { seeds: 0, operations: 0, acknowledged: 0, readsChecked: 0, faults: 0, violations: 0 };
   let next = range.first;
-  const nextSeed = (): number | null => (next < range.first + range.count && Date.now() < range.endMs ? next++ : null);
+  const nextSeed = (): number | null => (next < range.first + range.count && !range.isOver() ? next++ : null);
   const add = (seed: SeedSummary): void => {
     totals.seeds++;
     totals.operations += seed.operations;
