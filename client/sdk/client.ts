@@ -83,6 +83,15 @@ export class BraidClient {
     return this.#request('POST', '/v1/drives', schemas.Drive, { body: drive, timeoutMs: 10 * this.#timeoutMs });
   }
 
+  drive(id: string): Promise<api.Drive> {
+    return this.#request('GET', drivePath(id), schemas.Drive);
+  }
+
+  /** Opens a drive that has failed, once it was repaired. */
+  reopenDrive(id: string): Promise<api.Drive> {
+    return this.#request('POST', `${drivePath(id)}/reopen`, schemas.Drive, { timeoutMs: 2 * this.#timeoutMs });
+  }
+
   async volumes(): Promise<api.VolumeSummary[]> {
     return (await this.#request('GET', '/v1/volumes', schemas.VolumeList)).volumes;
   }
@@ -177,6 +186,10 @@ export class BraidClient {
       });
     }
   }
+}
+
+function drivePath(id: string): string {
+  return `/v1/drives/${encodeURIComponent(id)}`;
 }
 
 function volumePath(name: string): string {

@@ -43,7 +43,7 @@ export function shardMethods(shard: ShardControl): ShardMethods {
     servedVolumes: () => shard.servedVolumes(),
     servedSegments: (volumeId) => shard.servedSegments(volumeId),
     verifyVolume: (volumeId) => shard.verifyVolume(volumeId),
-    deleteReplicas: (volumeId, segments) => shard.deleteReplicas(volumeId, segments),
+    deleteReplicas: (volumeId, epoch, segments) => shard.deleteReplicas(volumeId, epoch, segments),
     setLeaseDeadline: (deadlineMs) => shard.setLeaseDeadline(deadlineMs),
     stats: () => shard.stats(),
     stop: () => shard.stop(),

@@ -87,7 +87,7 @@ function shardControl(rpc: RpcEndpoint<WorkerMethods>, stop: () => Promise<void>
     servedVolumes: () => rpc.call('servedVolumes'),
     servedSegments: (volumeId) => rpc.call('servedSegments', volumeId),
     verifyVolume: (volumeId) => rpc.call('verifyVolume', volumeId),
-    deleteReplicas: (volumeId, segments) => rpc.call('deleteReplicas', volumeId, segments),
+    deleteReplicas: (volumeId, epoch, segments) => rpc.call('deleteReplicas', volumeId, epoch, segments),
     setLeaseDeadline: (deadlineMs) => rpc.notify('setLeaseDeadline', deadlineMs),
     stats: () => rpc.call('stats'),
     stop,

@@ -5,7 +5,7 @@
 import { asError, BraidError } from '../base/errors.js';
 import type { VolumeId } from '../base/ids.js';
 import type { ClusterStore, LeaseId } from '../ports/cluster-store.js';
-import type { Clock } from '../ports/clock.js';
+import { sleep, type Clock } from '../ports/clock.js';
 import type { DeviceAttacher } from '../ports/device.js';
 import type { DriveFormatter } from '../ports/drive-formatter.js';
 import type { Log } from '../ports/log.js';
@@ -20,6 +20,7 @@ import type { ControlContext, NodeIdentity, ShardHandle } from './context.js';
 import { DeletionController } from './deletions.js';
 import { DriveController } from './drives.js';
 import type { Events } from './events.js';
+import { controlLimits } from './limits.js';
 import { NodeRegistrar } from './node-registrar.js';
 import { Volumes } from './volumes.js';
 
@@ -106,6 +107,19 @@ export class Agent {
     return this.attachments.hold(id, (shard) => shard.verifyVolume(id));
   }
 
+  /** A drive that hangs would hold its shard up for ever; what it was asked for is in nobody's way any more. */
+  async #stopShards(): Promise<void> {
+    const { shards, clock } = this.context;
+    const stopped = Promise.all(shards.map(({ control }) => control.stop()));
+    const isLate = await Promise.race([
+      stopped.then(() => false),
+      sleep(clock, controlLimits.shardStopMs).then(() => true),
+    ]);
+    if (!isLate) return;
+    stopped.catch(() => undefined);
+    throw new BraidError('TIMEOUT', `a shard does not stop within ${controlLimits.shardStopMs} ms: a drive hangs`);
+  }
+
   async #stop(): Promise<void> {
     const { context } = this;
     const { log, events } = context;
@@ -115,7 +129,7 @@ export class Agent {
       ['deletions', () => this.deletions.stop()],
       ['volumes', () => this.attachments.stop()],
       ['drives', () => this.drives.stop()],
-      ['shards', () => Promise.all(context.shards.map(({ control }) => control.stop()))],
+      ['shards', () => this.#stopShards()],
       ['events', () => events.flush()],
       ['lease', () => this.registrar.stop()],
     ];

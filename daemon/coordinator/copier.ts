@@ -12,6 +12,7 @@ import { sleep } from '../ports/clock.js';
 import { NO_BUFFER } from '../ports/slab.js';
 import { FLAG, OPCODE, STATUS, statusName, type Frame } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
+import { readExtents } from './answers.js';
 import type { CoordinatorContext } from './context.js';
 import { Damage } from './damage.js';
 import type { VolumeIo } from './io.js';
@@ -192,7 +193,7 @@ export class Copier {
       );
       if (reply.status !== STATUS.OK)
         throw new BraidError('UNAVAILABLE', `listing extents failed with ${statusName(reply.status)}`);
-      const page = braid.ListExtentsReply.decode(reply.payload);
+      const page = readExtents(reply.payload, from, this.#options.layout.regionsPerSegment);
       for (const extent of page.extents) extents.push(extent);
       from = page.next;
     } while (from !== 0);
@@ -344,7 +345,7 @@ export class Copier {
 
   // ---- repair and restoration
 
-  /** Rewrites an extent on replicas whose data did not match its checksum. */
+  /** Rewrites an extent on replicas whose data did not match its checksum, or could not be read. */
   repair(segment: Segment, offsetBytes: number, badMask: number): void {
     const extentOffset = offsetBytes - (offsetBytes % EXTENT_BYTES);
     const key = `${segment.index}/${extentOffset}`;
@@ -374,7 +375,7 @@ export class Copier {
       report(
         'warning',
         `drive/${drives.join(',')}`,
-        `a block did not match its checksum and was rewritten from another copy (${where})${rest}`,
+        `a block did not match its checksum, or could not be read, and was rewritten from another copy (${where})${rest}`,
       );
     } catch (error) {
       log.warn({ where, error: String(error) }, 'repair failed; the next read tries again');

@@ -21,6 +21,7 @@ import { records, type SegmentRecord } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
 import type { VolumeId } from '../base/ids.js';
 import type { BufferId } from '../ports/slab.js';
+import { readOpened } from './answers.js';
 import { Serial, type CoordinatorContext } from './context.js';
 import type { DownCause, Peer } from './peers.js';
 import type { Replica, ReplicaState, Segment, SegmentCounts, Session } from './segment.js';
@@ -200,7 +201,7 @@ export class Membership {
       throw new BraidError('FENCED', `${session.peer.name} knows a higher epoch of the volume`);
     if (reply.status !== STATUS.OK)
       throw new BraidError('UNAVAILABLE', `${session.peer.name} answered ${statusName(reply.status)} to OPEN`);
-    return braid.OpenReply.decode(reply.payload);
+    return readOpened(reply.payload, segmentBytes / REGION_BYTES);
   }
 
   #sessionOpened(session: Session, handle: number, opened: ReadonlyMap<number, braid.IOpenedSegment>): void {

@@ -12,6 +12,7 @@ import type { DriveId, NodeId, VolumeId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import { EXTENT_BYTES } from '../base/units.js';
 import { sleep, type Timer } from '../ports/clock.js';
+import type { StoreCompare } from '../ports/cluster-store.js';
 import type { ServedSegment, ServedVolume, VerifyReport, VolumeState } from '../ports/shard.js';
 import { OPCODE, STATUS } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
@@ -179,7 +180,9 @@ export class Volume {
     try {
       await volume.#open();
     } catch (error) {
-      await volume.release();
+      await volume.release().catch((failure: unknown) => {
+        context.log.warn({ volume: volume.name, error: asError(failure).message }, 'still on record as the owner');
+      });
       throw error;
     }
     return volume;
@@ -419,7 +422,10 @@ export class Volume {
 
   // ---- giving ownership back
 
-  /** Ends client I/O, flushes and cools, then clears the Owner record. A fenced volume is just let go. */
+  /**
+   * Ends client I/O, flushes and cools; a fenced volume is just let go. Then clears the Owner record, if it still names this agent: so it may
+   * after a fence, too, and no lease that ends would clear it as long as the agent lives. Rejects with UNAVAILABLE when that fails.
+   */
   async release(): Promise<void> {
     this.#ticks?.cancel();
     if (this.#state !== 'fenced') {
@@ -432,10 +438,9 @@ export class Volume {
       if (wasServing && quiet && !this.#isFenced())
         while (this.#regions.hotCount > 0 && (await this.#coolAll())) continue;
     }
-    const clean = !this.#isFenced();
-    await this.#membership.close(clean);
+    await this.#membership.close(!this.#isFenced());
     this.io.fence();
-    if (clean) await this.#clearOwner();
+    await abandonOwnership(this.#context, this.id);
   }
 
   #isFenced(): boolean {
@@ -448,22 +453,6 @@ export class Volume {
     while (this.#cooling) await sleep(this.#context.clock, 10);
     await this.#cool(0, Number.POSITIVE_INFINITY);
     return this.#regions.hotCount < before;
-  }
-
-  async #clearOwner(): Promise<void> {
-    const { log } = this.#context;
-    try {
-      await swapOwner(this.#context, this.id, this.#ownership.revision, {
-        epoch: this.epoch,
-        nodeId: '',
-        incarnation: '',
-      });
-    } catch (error) {
-      log.warn(
-        { volume: this.name, error: asError(error).message },
-        'the release could not be recorded; the next owner waits for the lease',
-      );
-    }
   }
 
   assertConsistent(): void {
@@ -491,7 +480,9 @@ async function claim(context: CoordinatorContext, id: VolumeId): Promise<Ownersh
     }
   }
   const epoch = (previous?.epoch ?? 0) + 1;
-  const revision = await swapOwner(context, id, owner?.revision ?? 0, { epoch, nodeId, incarnation });
+  // No claim is committed once the volume is marked for deletion: the epoch is final then.
+  const unmarked = [{ key: volume.key, revision: volume.revision }];
+  const revision = await swapOwner(context, id, owner?.revision ?? 0, { epoch, nodeId, incarnation }, unmarked);
   if (revision === null)
     throw new BraidError(
       'ABORTED',
@@ -509,13 +500,14 @@ async function swapOwner(
   id: VolumeId,
   revision: number,
   owner: OwnerRecord,
+  conditions: readonly StoreCompare[] = [],
 ): Promise<number | null> {
   const { store, clock } = context;
   const key = storeKeys.owner(id);
   const operation = { type: 'put', key, value: records.owner.encode(owner) } as const;
   for (let attempt = 1; ; attempt++) {
     try {
-      const result = await store.txn([{ key, revision }], [operation]);
+      const result = await store.txn([{ key, revision }, ...conditions], [operation]);
       if (result.committed) return result.revision;
       const current = await readRecord(store, key, records.owner);
       const ours =
@@ -530,7 +522,10 @@ async function swapOwner(
   }
 }
 
-/** Gives up an ownership that this agent has on record but does not exercise: an answer of the store was lost. */
+/**
+ * Gives up an ownership that this agent has on record and does not exercise (any more): at the end of a release, or when an answer of the
+ * store was lost. Rejects with UNAVAILABLE when the store does not answer.
+ */
 export async function abandonOwnership(context: CoordinatorContext, id: VolumeId): Promise<void> {
   const owner = await readRecord(context.store, storeKeys.owner(id), records.owner);
   if (owner?.value.nodeId !== context.nodeId || owner.value.incarnation !== context.incarnation) return;

@@ -6,7 +6,7 @@
  * - A volume is served by at most one `Volume` object; taking and releasing it happen one after the other.
  * - Client I/O reaches a volume only between `takeVolume` and the removal of its export.
  */
-import { BraidError } from '../base/errors.js';
+import { asError, BraidError } from '../base/errors.js';
 import type { DriveId, NodeId, VolumeId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import type { CoordinatorContext } from '../coordinator/context.js';
@@ -207,7 +207,7 @@ export class Shard implements ShardControl {
       events.report({
         severity: 'error',
         subject: `drive/${driveId}`,
-        message: `the drive failed: ${reason}; replace it, or restart the agent once it is well`,
+        message: `the drive failed: ${reason}. It is tried again by itself; once it is repaired, "braid drive reopen ${driveId}" opens it at once`,
       });
     };
     const drive = await ReplicaDrive.open({
@@ -234,6 +234,7 @@ export class Shard implements ShardControl {
 
   async deleteReplicas(
     volumeId: VolumeId,
+    epoch: number,
     segments: readonly { readonly index: number; readonly driveId: DriveId }[],
   ): Promise<void> {
     const peer = this.#peers.peer(this.#parts.nodeId, this.#parts.shardIndex);
@@ -246,7 +247,7 @@ export class Shard implements ShardControl {
     });
     try {
       for (const { index, driveId } of segments) {
-        const request = { volumeId, segments: [{ index, driveId }] };
+        const request = { volumeId, epoch, segments: [{ index, driveId }] };
         const reply = await peer.call(OPCODE.DELETE, 0, 0, braid.DeleteRequest.encode(request).finish());
         if (reply.status !== STATUS.OK && reply.status !== STATUS.NOT_FOUND) {
           throw new BraidError(
@@ -282,10 +283,13 @@ export class Shard implements ShardControl {
         await abandonOwnership(this.#context, volumeId);
         return;
       }
-      const released = volume.release();
-      await this.#parts.frontEnd.removeExport(volume.name);
-      await released;
+      const [released, removed] = await Promise.allSettled([
+        volume.release(),
+        this.#parts.frontEnd.removeExport(volume.name),
+      ]);
       this.#volumes.delete(volumeId);
+      if (removed.status === 'rejected') throw removed.reason;
+      if (released.status === 'rejected') throw released.reason;
     });
   }
 
@@ -341,7 +345,14 @@ export class Shard implements ShardControl {
   }
 
   async stop(): Promise<void> {
-    for (const volumeId of [...this.#volumes.keys()]) await this.releaseVolume(volumeId);
+    for (const volumeId of [...this.#volumes.keys()]) {
+      await this.releaseVolume(volumeId).catch((error: unknown) => {
+        this.#parts.log.warn(
+          { volumeId, error: asError(error).message },
+          'not released: its next owner waits for the lease',
+        );
+      });
+    }
     this.#parts.frontEnd.stop();
     this.#peers.stop();
     await this.#replicas.stop();

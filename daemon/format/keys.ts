@@ -6,6 +6,14 @@ import { assert } from '../base/assert.js';
 
 export const TABLE = { SUPERBLOCK: 0, EPOCH: 1, LAYOUT: 2, EXTENT: 3, ACTIVITY: 4, FREED: 5 } as const;
 
+/** Keys are exactly this long, by table. */
+const KEY_BYTES: readonly (number | undefined)[] = [1, 17, 21, 25, 25, 5];
+
+/** Whether a key is one that this version writes. */
+export function isKnownKey(key: Uint8Array): boolean {
+  return key.length > 0 && key.length === KEY_BYTES[key[0] as number];
+}
+
 export const UUID_BYTES = 16;
 const SEGMENT_AT = 1 + UUID_BYTES;
 const ITEM_AT = SEGMENT_AT + 4;

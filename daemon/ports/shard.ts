@@ -92,16 +92,23 @@ export interface ShardControl {
    * Idempotent while it is served here.
    */
   takeVolume(volumeId: VolumeId): Promise<void>;
-  /** Ends client I/O, flushes, cools all regions, gives up ownership cleanly. Idempotent. */
+  /**
+   * Ends client I/O, flushes, cools all regions, gives up ownership cleanly. Idempotent. Rejects with UNAVAILABLE while it cannot be recorded
+   * that ownership was given up: then it is to be called again, or nobody else can take the volume as long as this agent lives.
+   */
   releaseVolume(volumeId: VolumeId): Promise<void>;
   servedVolumes(): Promise<readonly ServedVolume[]>;
   /** By index; none when the volume is not served here. */
   servedSegments(volumeId: VolumeId): Promise<readonly ServedSegment[]>;
   /** Compares all in-sync replicas of a volume that is served here. */
   verifyVolume(volumeId: VolumeId): Promise<VerifyReport>;
-  /** Removes the replicas of a deleted volume from the drives of this shard. Idempotent. */
+  /**
+   * Removes the replicas of a deleted volume from the drives of this shard. Idempotent. `epoch` is above that of its last owner, whose late
+   * requests are refused from then on: they would create the replicas anew.
+   */
   deleteReplicas(
     volumeId: VolumeId,
+    epoch: number,
     segments: readonly { readonly index: number; readonly driveId: DriveId }[],
   ): Promise<void>;
   /** The node's lease cannot have ended before `deadlineMs` on the monotonic clock (`Clock.nowMs` of any thread of this host). */

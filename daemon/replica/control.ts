@@ -67,6 +67,7 @@ export class ControlRequests {
     if (opcode === OPCODE.DELETE) {
       return void this.#delete(
         op,
+        peer,
         session,
         decode(() => braid.DeleteRequest.decode(payload)),
       );
@@ -194,28 +195,41 @@ export class ControlRequests {
     this.#host.answer(op, STATUS.OK, NOTHING);
   }
 
-  async #delete(op: number, session: Session | null, request: braid.DeleteRequest): Promise<void> {
-    const { volumeId } = request;
-    if (!isUuid(volumeId)) return this.#host.answer(op, STATUS.BAD_REQUEST, NOTHING);
+  async #delete(op: number, peer: Peer, session: Session | null, request: braid.DeleteRequest): Promise<void> {
+    const { volumeId, epoch } = request;
+    if (!isUuid(volumeId) || epoch === 0) return this.#host.answer(op, STATUS.BAD_REQUEST, NOTHING);
     const volume = this.#host.registry.volume(volumeId as VolumeId);
+    const highest = this.#highestEpoch(volume);
+    if (epoch > highest) this.#raise(volume, epoch, { peer, epoch });
+    if (epoch < highest) {
+      this.#host.registry.forgetIfIdle(volume);
+      return this.#host.answer(op, STATUS.FENCED, NOTHING);
+    }
     await volume.inTurn(async () => {
       await this.#host.registry.drain(volume);
       let status: Status = STATUS.OK;
       for (const { driveId, index } of request.segments) {
-        const one = await this.#deleteOne(volume, session, driveId ?? '', index ?? 0);
+        const one = await this.#deleteOne(volume, session, driveId ?? '', index ?? 0, epoch);
         if (status === STATUS.OK) status = one;
       }
-      // Durable now: the replicas are gone; their slots become free as they are zeroed.
+      // Durable now: the epoch, and the replicas are gone; their slots become free as they are zeroed.
       this.#host.answer(op, status, NOTHING);
     });
     this.#host.registry.forgetIfIdle(volume);
   }
 
   /** Deletes one replica, unless a session uses it; the session that asks gives it up. */
-  async #deleteOne(volume: VolumeState, session: Session | null, driveId: string, index: number): Promise<Status> {
+  async #deleteOne(
+    volume: VolumeState,
+    session: Session | null,
+    driveId: string,
+    index: number,
+    epoch: number,
+  ): Promise<Status> {
     const drive = this.#host.drive(driveId);
     if (drive === undefined) return STATUS.NOT_FOUND;
-    if (!drive.isServing) return STATUS.IO_ERROR;
+    // Even if there is nothing to delete: a late OPEN must not create it.
+    if (!drive.isServing || !(await drive.raiseEpoch(volume.bytes, epoch))) return STATUS.IO_ERROR;
     const replica = drive.replicaOf(volume.id, index);
     if (replica === null) return STATUS.OK;
     const user = volume.session;

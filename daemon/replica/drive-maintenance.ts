@@ -6,8 +6,8 @@ import type { VolumeId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import { EXTENTS_PER_REGION } from '../base/units.js';
 import { activityKey, epochKey, extentKey, freedKey, layoutKey } from '../format/keys.js';
-import { decodeEpoch, decodeLayout, encodeEpoch, encodeLayout } from '../format/records.js';
-import type { MetaOperation, MetaStore } from '../ports/meta-store.js';
+import { decodeEpoch, decodeLayout, encodeEpoch, encodeLayout, type Layout } from '../format/records.js';
+import type { MetaOperation } from '../ports/meta-store.js';
 import { STATUS, type Status } from '../protocol/frame.js';
 import type { ActivityLog, RenewedRegion } from './activity-log.js';
 import type { ChecksumTable } from './checksums.js';
@@ -19,7 +19,10 @@ import type { BlankExtent, MapAhead } from './map-ahead.js';
 import { REGION, Replica } from './replica.js';
 
 export interface MaintenanceParts {
-  readonly meta: MetaStore;
+  /** A record of the drive's metadata; null when it is absent, or cannot be read: the drive fails then. */
+  readonly read: (key: Uint8Array) => Uint8Array | null;
+  /** What is stored cannot be right: the drive fails. */
+  readonly onCorrupt: (what: string) => void;
   readonly io: DriveIo;
   readonly committer: Committer;
   readonly activity: ActivityLog;
@@ -55,8 +58,18 @@ export class DriveMaintenance {
 
   /** The highest epoch that this drive has seen of the volume; 0: none. */
   epochOf(volume: Uint8Array): number {
-    const value = this.#parts.meta.get(epochKey(volume));
-    return value === null ? 0 : decodeEpoch(value);
+    const value = this.#parts.read(epochKey(volume));
+    if (value === null) return 0;
+    const epoch = decodeEpoch(value);
+    if (epoch === null) this.#parts.onCorrupt('the epoch of a volume is damaged');
+    return epoch ?? 0;
+  }
+
+  async raiseEpoch(volume: Uint8Array, epoch: number): Promise<boolean> {
+    if (this.epochOf(volume) >= epoch) return true;
+    return this.#parts.committer.commit((operations) => {
+      operations.push({ key: epochKey(volume), value: encodeEpoch(epoch) });
+    });
   }
 
   /**
@@ -69,7 +82,7 @@ export class DriveMaintenance {
     epoch: number,
     segments: readonly SegmentToOpen[],
   ): Promise<(Replica | null)[] | null> {
-    const { activity, meta, committer, replicas } = this.#parts;
+    const { activity, read, committer, replicas } = this.#parts;
     const seen = this.epochOf(volume);
     assert(seen <= epoch, 'a lower epoch was refused before (invariant 2)');
     const opened = segments.map((segment) => {
@@ -85,7 +98,7 @@ export class DriveMaintenance {
         if (segment.certain) renewed.push(...activity.renew(replica, operations));
         const key = layoutKey(volume, segment.index);
         const value = encodeLayout(segment.generation, segment.layout);
-        if (!isEqual(meta.get(key), value)) operations.push({ key, value });
+        if (!isEqual(read(key), value)) operations.push({ key, value });
       }
     });
     if (!isDurable) return null;
@@ -94,9 +107,12 @@ export class DriveMaintenance {
     return opened;
   }
 
-  layoutOf(replica: Replica): { readonly generation: number; readonly segment: Uint8Array } | null {
-    const value = this.#parts.meta.get(layoutKey(replica.volume, replica.segment));
-    return value === null ? null : decodeLayout(value);
+  layoutOf(replica: Replica): Layout | null {
+    const value = this.#parts.read(layoutKey(replica.volume, replica.segment));
+    if (value === null) return null;
+    const layout = decodeLayout(value);
+    if (layout === null) this.#parts.onCorrupt(`the layout of segment ${replica.segment} is damaged`);
+    return layout;
   }
 
   /** Flushes the drive, then persists the regions' checksums, unmaps what was mapped ahead in vain, and takes them out of the activity log in one commit (invariant 7). */

@@ -10,6 +10,7 @@ import { Oracle, OracleViolation } from './oracle.js';
 import { ALL_COLD_MS, begin, ok, pass } from './story.js';
 import { LivenessViolation, PROGRESS_MS_MAX, Watchdog } from './watchdog.js';
 import { SimRandom } from './world/sim-random.js';
+import type { SimMetaMedia } from './world/sim-meta-store.js';
 import type { SimWorld } from './world/sim-world.js';
 
 const EXTENT = 3;
@@ -30,9 +31,13 @@ async function idle() {
   return { world, client, check: () => assertEndState(world, oracle, new SimRandom(1)) };
 }
 
+function metaOf(world: SimWorld, index: number): SimMetaMedia {
+  return must(world.metaMedia(index), 'its metadata');
+}
+
 function slotOn(world: SimWorld, index: number): number {
   let slot = 0;
-  world.metaMedia(index).scan(tablePrefix(TABLE.EXTENT), (key, record) => {
+  metaOf(world, index).scan(tablePrefix(TABLE.EXTENT), (key, record) => {
     if (itemOfKey(key) === EXTENT) slot = extentSlot(record);
   });
   return slot;
@@ -43,7 +48,7 @@ function alter(world: SimWorld, index: number): void {
   const slot = slotOn(world, index);
   world.media(index).put(slot * EXTENT_BYTES, EXTENT_BYTES, new Uint8Array(EXTENT_BYTES).fill(FILL + 1), true);
   const value = encodeExtent(slot, 1, 0, new Uint32Array(BLOCKS_PER_EXTENT), 0);
-  world.metaMedia(index).apply([{ key: extentKey(uuidToBytes(world.volumeId), 0, EXTENT), value }]);
+  metaOf(world, index).apply([{ key: extentKey(uuidToBytes(world.volumeId), 0, EXTENT), value }]);
 }
 
 await t.test('a volume that is clean and idle passes', async (t) => {
@@ -54,7 +59,7 @@ await t.test('a volume that is clean and idle passes', async (t) => {
 await t.test('copies that differ', async (t) => {
   const { world, check } = await idle();
   alter(world, 1);
-  await t.rejects(check(), new EndStateViolation('segment/extent 0/3 differs between node-0 and node-1'));
+  await t.rejects(check(), new EndStateViolation('segment/extent 0/3 differs between node-0:/drive and node-1:/drive'));
 });
 
 await t.test('copies that are equal, and not what the client wrote', async (t) => {
@@ -68,7 +73,7 @@ await t.test('an extent that the client wrote is on no copy', async (t) => {
   for (const index of COPIES) {
     world.media(index).put(slotOn(world, index) * EXTENT_BYTES, EXTENT_BYTES, null, true);
     const value = encodeExtent(slotOn(world, index), 1, 0, new Uint32Array(BLOCKS_PER_EXTENT), 0);
-    world.metaMedia(index).apply([{ key: extentKey(uuidToBytes(world.volumeId), 0, EXTENT), value }]);
+    metaOf(world, index).apply([{ key: extentKey(uuidToBytes(world.volumeId), 0, EXTENT), value }]);
   }
   await t.rejects(check(), OracleViolation);
 });
@@ -76,19 +81,22 @@ await t.test('an extent that the client wrote is on no copy', async (t) => {
 await t.test('a block that does not match its checksum', async (t) => {
   const { world, check } = await idle();
   world.media(2).flipBit(slotOn(world, 2) * EXTENT_BYTES + 5 * BLOCK_BYTES, 0);
-  await t.rejects(check(), { name: 'EndStateViolation', message: /^node-2, slot \d+, block 5 does not match/ });
+  await t.rejects(check(), { name: 'EndStateViolation', message: /^node-2:\/drive, slot \d+, block 5 does not match/ });
 });
 
 await t.test('a free slot that is not zero', async (t) => {
   const { world, check } = await idle();
   world.media(0).put(100 * EXTENT_BYTES, BLOCK_BYTES, new Uint8Array(BLOCK_BYTES).fill(1), true);
-  await t.rejects(check(), new EndStateViolation('node-0: slot 100 is free and not zero'));
+  await t.rejects(check(), new EndStateViolation('node-0:/drive: slot 100 is free and not zero'));
 });
 
 await t.test('a slot that no extent names and that is not free', async (t) => {
   const { world, check } = await idle();
-  world.metaMedia(0).apply([{ key: extentKey(uuidToBytes(world.volumeId), 0, EXTENT), value: null }]);
-  await t.rejects(check(), { name: 'EndStateViolation', message: /^node-0: \d+ free and 0 mapped of 512 slots/ });
+  metaOf(world, 0).apply([{ key: extentKey(uuidToBytes(world.volumeId), 0, EXTENT), value: null }]);
+  await t.rejects(check(), {
+    name: 'EndStateViolation',
+    message: /^node-0:\/drive: \d+ free and 0 mapped of 512 slots/,
+  });
 });
 
 await t.test('a region that is hot', async (t) => {
@@ -114,16 +122,16 @@ await t.test('a client that does not get on, and only when it should', async (t)
   const faults = new Faults(world, new SimRandom(1), options as never, host);
   const watchdog = new Watchdog(world, faults);
   const progressMs = world.clock.nowMs();
-  watchdog.look(0, progressMs);
+  watchdog.look(world.nodes[0], progressMs);
   await pass(world, PROGRESS_MS_MAX - 1_000);
-  t.doesNotThrow(() => watchdog.look(0, progressMs));
+  t.doesNotThrow(() => watchdog.look(world.nodes[0], progressMs));
   await pass(world, 2_000);
-  t.doesNotThrow(() => watchdog.look(0, world.clock.nowMs()), 'it got on');
-  t.throws(() => watchdog.look(0, progressMs), LivenessViolation);
+  t.doesNotThrow(() => watchdog.look(world.nodes[0], world.clock.nowMs()), 'it got on');
+  t.throws(() => watchdog.look(world.nodes[0], progressMs), LivenessViolation);
   faults.isUncertain = true;
-  t.doesNotThrow(() => watchdog.look(0, progressMs), 'copies may be missing what only another has');
+  t.doesNotThrow(() => watchdog.look(world.nodes[0], progressMs), 'copies may be missing what only another has');
   faults.isUncertain = false;
-  t.doesNotThrow(() => watchdog.look(0, progressMs), 'and the time starts anew');
+  t.doesNotThrow(() => watchdog.look(world.nodes[0], progressMs), 'and the time starts anew');
   t.equal(must(world.nodes[0], 'a node').alive, true);
 });
 

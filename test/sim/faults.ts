@@ -355,9 +355,10 @@ export class Faults {
   #troubleDrive(kind: 'full' | 'broken' | 'stall' | 'slow' | 'meta', index: number, random: SimRandom): string | null {
     const world = this.#world;
     if (this.#drivesInTrouble.has(index) || world.nodes[index] === undefined) return null;
-    this.#drivesInTrouble.add(index);
     const media = world.media(index);
     const meta = world.metaMedia(index);
+    if (meta === null) return null;
+    this.#drivesInTrouble.add(index);
     const well = (): void => {
       this.#drivesInTrouble.delete(index);
     };
@@ -420,8 +421,12 @@ export class Faults {
     }
   }
 
-  /** A failed drive stays failed until its agent restarts; one that is stopped restarts when it goes on. */
+  /** A failed drive is opened again by its agent, or the agent is restarted; one that is stopped restarts when it goes on. */
   #reopen(index: number, random: SimRandom): void {
+    if (random.chance(0.5)) {
+      this.#drivesInTrouble.delete(index);
+      return;
+    }
     const node = this.#world.nodes[index];
     if (node !== undefined && this.#frozen.has(node)) {
       this.#for(500, [index], () => {

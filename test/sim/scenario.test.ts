@@ -8,7 +8,7 @@ import { explain, runSeeds } from './runner.js';
 import { runScenario } from './scenario.js';
 
 const OPERATIONS = 300;
-const FRESH_MS = 60_000;
+const FRESH_MS = 45_000;
 const SHRINK_MS = 20_000;
 
 /** Seeds that once failed, and what was wrong. A change of the code changes what a seed does; the stories guard the mechanisms. */

@@ -10,6 +10,7 @@ import { SimClient } from './client.js';
 import { drawDimensions, TIGHT_EXTENTS, type Dimensions } from './dimensions.js';
 import { assertEndState, EndStateViolation, isIdle } from './end-state.js';
 import { Faults, type FaultHost, type FaultRecord } from './faults.js';
+import { Operator } from './operator.js';
 import { Oracle } from './oracle.js';
 import { LivenessViolation, Watchdog } from './watchdog.js';
 import { SimWorld, turn } from './world/sim-world.js';
@@ -38,6 +39,7 @@ export interface ScenarioResult {
   readonly trace: readonly string[];
 }
 
+const BOOT_LIMIT_MS = 60_000;
 const HEAL_LIMIT_MS = 120_000;
 /** A region cools after 5 s without a write; copies that were dirty or full then take another turn. */
 const IDLE_LIMIT_MS = 60_000;
@@ -52,10 +54,9 @@ class Scenario {
   readonly #client: SimClient;
   readonly #options: ScenarioOptions;
   readonly #dimensions: Dimensions;
+  readonly #operator: Operator;
   readonly #faults: Faults;
   readonly #watchdog: Watchdog;
-  #owner = 0;
-  #takingOver = false;
   #healing = false;
   #moment = '';
   /** Where `#makeRoom` did so last. */
@@ -78,6 +79,19 @@ class Scenario {
       nowMs: () => this.#world.clock.nowMs(),
       log: isTraced ? (message) => this.#world.log(message) : null,
     });
+    const {
+      volumeBytes: sizeBytes,
+      replicas,
+      minInSync,
+      segmentBytes,
+      stripeWidth,
+      failWhenDegraded,
+    } = this.#world.options;
+    this.#operator = new Operator(this.#world, this.#world.random.fork('operator'), {
+      volume: { sizeBytes, segmentBytes, stripeWidth, replicas, minInSync, failWhenDegraded },
+      writesSecond: !this.#dimensions.isTight,
+      onError: (error) => (this.#failure ??= error),
+    });
     const { weights, ambush, pauseMs, victims } = this.#dimensions;
     this.#faults = new Faults(
       this.#world,
@@ -94,7 +108,7 @@ class Scenario {
   #faultHost(): FaultHost {
     return {
       move: (index) => {
-        this.#owner = index;
+        this.#operator.move(index);
       },
       powerLost: () => {
         this.#oracle.powerLost();
@@ -152,70 +166,10 @@ class Scenario {
 
   async #boot(): Promise<void> {
     const world = this.#world;
-    for (let index = 0; index < world.options.nodes; index++) await world.wait(world.startNode(index), 10_000);
-    world.createVolume();
-    await world.runUntil(() => false, 2_000);
-    this.#owner = this.#random.below(world.options.nodes);
-    void this.#keepOwned();
-    if (!(await world.runUntil(() => world.served !== null, 30_000))) throw new Error('the volume was never served');
-  }
-
-  // ---- the operator: keeps the volume owned by `#owner`, as the control plane does
-
-  async #keepOwned(): Promise<void> {
-    const world = this.#world;
-    for (;;) {
-      await this.#sleep(200);
-      if (this.#failure !== null) return;
-      const node = world.nodes[this.#owner];
-      if (node?.alive !== true) {
-        if (!this.#takingOver) this.#owner = this.#random.below(world.options.nodes);
-        continue;
-      }
-      await this.#converge(node.shard);
-    }
-  }
-
-  async #converge(shard: SimWorld['nodes'][number]['shard']): Promise<void> {
-    const { volumeId, nodes } = this.#world;
-    try {
-      for (const node of nodes) {
-        if (!node.alive) continue;
-        const served = (await node.shard.servedVolumes()).find((volume) => volume.volumeId === volumeId);
-        if (served === undefined) {
-          // The control plane also lets go of what the store says is owned there and is not.
-          if (node.shard !== shard && this.#random.chance(0.1))
-            void node.shard.releaseVolume(volumeId).catch(() => undefined);
-          continue;
-        }
-        if (node.shard !== shard || served.state === 'fenced')
-          void node.shard.releaseVolume(volumeId).catch(() => undefined);
-      }
-      const served = (await shard.servedVolumes()).find((volume) => volume.volumeId === volumeId);
-      if (served === undefined && !this.#takingOver) this.#take(shard);
-    } catch (error) {
-      this.#world.log(`operator: ${asError(error).message}`);
-    }
-  }
-
-  #take(shard: SimWorld['nodes'][number]['shard']): void {
-    this.#takingOver = true;
-    this.#faults.onMoment('a takeover');
-    const done = (message: string): void => {
-      this.#takingOver = false;
-      this.#world.log(`take: ${message}`);
-    };
-    shard.takeVolume(this.#world.volumeId).then(
-      () => done('ok'),
-      (error: unknown) => {
-        if (asError(error).name === 'AssertionFailed') this.#failure ??= asError(error);
-        done(asError(error).message);
-      },
-    );
-    // A node that dies or freezes while it takes the volume never answers.
-    this.#world.clock.after(20_000, () => {
-      this.#takingOver = false;
-    });
+    for (let index = 0; index < world.options.nodes; index++) await world.wait(world.startNode(index), BOOT_LIMIT_MS);
+    await world.wait(this.#operator.begin(), BOOT_LIMIT_MS);
+    if (!(await world.runUntil(() => world.served !== null, BOOT_LIMIT_MS)))
+      throw new Error('the volume was never served');
   }
 
   #onServed(): void {
@@ -247,7 +201,7 @@ class Scenario {
       if (this.#healing || this.#failure !== null) return;
       void this.#lookAtVolume();
       this.#guard(() => {
-        this.#watchdog.look(this.#owner, this.#client.progressMs);
+        this.#watchdog.look(this.#operator.wanted, this.#client.progressMs);
       });
       this.#watch();
     });
@@ -255,16 +209,23 @@ class Scenario {
 
   async #lookAtVolume(): Promise<void> {
     const { served, volumeId } = this.#world;
-    if (served?.node.alive !== true) return;
+    if (served?.node.alive !== true) {
+      this.#enter('a takeover');
+      return;
+    }
     const { shard } = served.node;
     const volume = (await shard.servedVolumes()).find((one) => one.volumeId === volumeId);
     const replicas = (await shard.servedSegments(volumeId)).flatMap((segment) => segment.replicas);
     const isSyncing = replicas.some(({ state }) => state === 'syncing');
-    const moment = volume?.state === 'reconciling' ? 'a reconcile' : isSyncing ? 'a resync' : '';
-    if (moment !== '' && moment !== this.#moment) this.#faults.onMoment(moment);
-    this.#moment = moment;
+    this.#enter(volume?.state === 'reconciling' ? 'a reconcile' : isSyncing ? 'a resync' : '');
     const isWhole = volume?.state === 'serving' && volume.segmentsDegraded === 0;
     if (isWhole && this.#faults.isRecordedWhole()) this.#faults.isUncertain = false;
+  }
+
+  /** The volume is in the middle of something; empty: of nothing. */
+  #enter(moment: string): void {
+    if (moment !== '' && moment !== this.#moment) this.#faults.onMoment(moment);
+    this.#moment = moment;
   }
 
   // ---- the end: everything heals, and the copies are compared
@@ -273,6 +234,7 @@ class Scenario {
     const world = this.#world;
     world.log('healing');
     this.#faults.stop();
+    this.#operator.rest();
     if (!(await world.runUntil(() => this.#faults.areOver, HEAL_LIMIT_MS))) throw new Error('a fault never ends');
     const isDone = (): boolean => this.#failure !== null || this.#client.completed >= this.#options.operations;
     if (!(await world.runUntil(isDone, HEAL_LIMIT_MS))) throw new LivenessViolation('the client does not get on');
@@ -290,11 +252,23 @@ class Scenario {
       throw new EndStateViolation(`replicas differ: ${JSON.stringify(report.differences)}`);
     if (report.copiesMin !== world.options.replicas)
       throw new EndStateViolation(`only ${report.copiesMin} copies are in sync`);
+    await this.#untilDeleted();
     await world.runUntil(() => isIdle(world), IDLE_LIMIT_MS);
     await world.runUntil(() => false, 100);
     this.#checkBuffers();
     for (const node of world.nodes) node.shard.assertConsistent();
     await assertEndState(world, this.#oracle, this.#random.fork('last power loss'));
+  }
+
+  /** Nothing is left of volumes that were deleted, on no drive and not in the cluster store. */
+  async #untilDeleted(): Promise<void> {
+    const endMs = this.#world.clock.nowMs() + HEAL_LIMIT_MS;
+    while (this.#operator.remains().length > 0) {
+      await this.#world.runUntil(() => this.#failure !== null, 500);
+      if (this.#failure !== null) throw this.#failure;
+      if (this.#world.clock.nowMs() > endMs)
+        throw new LivenessViolation(`deleted, but not gone: ${this.#operator.remains().join(', ')}`);
+    }
   }
 
   /** A connection may still break of what was done to it before healing began: then it is tried again. */
@@ -320,7 +294,7 @@ class Scenario {
       if (this.#client.inFlight > 0) continue;
       const volume = (await node.shard.servedVolumes()).find(({ volumeId }) => volumeId === world.volumeId);
       const whole = volume?.segmentsDegraded === 0;
-      if (volume?.state === 'serving' && whole && node.shard === world.nodes[this.#owner]?.shard) return true;
+      if (volume?.state === 'serving' && whole && node === this.#operator.wanted) return true;
     }
     return false;
   }
@@ -340,12 +314,6 @@ class Scenario {
           throw new Error(`${setup.id} leaks ${slab.usedBytes(pool)} bytes of pool ${pool}`);
       }
     }
-  }
-
-  #sleep(ms: number): Promise<void> {
-    return new Promise((resolve) => {
-      this.#world.clock.after(ms, resolve);
-    });
   }
 }
 

@@ -5,6 +5,7 @@
 import type { Faults } from './faults.js';
 import { records } from '../../daemon/protocol/records.js';
 import { storeKeys } from '../../daemon/protocol/store.js';
+import type { SimNode } from './world/sim-node.js';
 import type { SimWorld } from './world/sim-world.js';
 
 /**
@@ -22,6 +23,8 @@ export class Watchdog {
   readonly #faults: Faults;
   /** Since when the volume has all it needs; null: it lacks something. */
   #sinceMs: number | null = null;
+  /** Where it should be then. */
+  #owner = -1;
 
   constructor(world: SimWorld, faults: Faults) {
     this.#world = world;
@@ -29,8 +32,11 @@ export class Watchdog {
   }
 
   /** To be called often. Throws `LivenessViolation`. */
-  look(owner: number, progressMs: number): void {
+  look(wanted: SimNode | undefined, progressMs: number): void {
     const nowMs = this.#world.clock.nowMs();
+    const owner = this.#world.nodes.findIndex((node) => node === wanted);
+    if (owner !== this.#owner) this.#sinceMs = null;
+    this.#owner = owner;
     if (!this.#hasAll(owner, nowMs)) {
       this.#sinceMs = null;
       return;
@@ -58,10 +64,12 @@ export class Watchdog {
   #hasAll(owner: number, nowMs: number): boolean {
     const isWell = (index: number): boolean => this.#faults.wellSinceMs(index) <= nowMs;
     if (!isWell(owner) || this.#faults.isUncertain) return false;
-    const { replicas, minInSync } = this.#world.options;
-    const needed = Math.max(minInSync, Math.floor(replicas / 2) + 1);
-    const copies = Array.from({ length: replicas }, (_, index) => index).filter(isWell);
-    if (copies.length < needed) return false;
-    return this.#segments().every((segment) => copies.some((index) => segment.replicas[index]?.inSync === true));
+    const { replicas: count, minInSync } = this.#world.options;
+    const needed = Math.max(minInSync, Math.floor(count / 2) + 1);
+    const nodeOf = this.#world.nodesOfDrives();
+    return this.#segments().every(({ replicas }) => {
+      const copies = replicas.filter(({ driveId }) => isWell(nodeOf.get(driveId) ?? -1));
+      return copies.length >= needed && copies.some(({ inSync }) => inSync);
+    });
   }
 }

@@ -52,6 +52,8 @@ export class SimDiskMedia {
   /** Operations take this many times as long. */
   slowness = 1;
   #isStalled = false;
+  /** What `check` says: somebody removed or replaced it. */
+  problem = '';
   /** The handle that uses it now. */
   user: SimDisk | null = null;
 
@@ -269,6 +271,10 @@ export class SimDisk implements Disk {
     this.#start('zero', tag, offsetBytes, lengthBytes, null, false, () =>
       this.#put('zero', offsetBytes, lengthBytes, null, false),
     );
+  }
+
+  check(): Promise<string> {
+    return Promise.resolve(this.#media.problem);
   }
 
   async close(): Promise<void> {

@@ -1,10 +1,15 @@
 /** Several simulated nodes, one volume, one seed. */
-import { must } from '../../../daemon/base/assert.js';
+import { assert, must } from '../../../daemon/base/assert.js';
+import { BraidError } from '../../../daemon/base/errors.js';
 import type { DriveId, NodeId, VolumeId } from '../../../daemon/base/ids.js';
 import { EXTENT_BYTES, MIB } from '../../../daemon/base/units.js';
+import { CLUSTER_FORMAT_VERSION } from '../../../daemon/control/agent.js';
 import type { BlockVolume } from '../../../daemon/ports/block-volume.js';
+import { sleep } from '../../../daemon/ports/clock.js';
 import type { Log } from '../../../daemon/ports/log.js';
 import type { StoreOperation } from '../../../daemon/ports/cluster-store.js';
+import { SUPERBLOCK_KEY, uuidToBytes } from '../../../daemon/format/keys.js';
+import { decodeSuperblock } from '../../../daemon/format/records.js';
 import { records } from '../../../daemon/protocol/records.js';
 import { storeKeys } from '../../../daemon/protocol/store.js';
 import { SimClock } from './sim-clock.js';
@@ -12,7 +17,7 @@ import { SimStoreState } from './sim-cluster-store.js';
 import { SimDiskMedia } from './sim-disk.js';
 import type { SimMetaMedia } from './sim-meta-store.js';
 import { SimFabric } from './sim-network.js';
-import { SimNode, type NodeSetup, type Survivors } from './sim-node.js';
+import { DIRECTORY, SimNode, type NodeSetup, type Survivors } from './sim-node.js';
 import { SimRandom } from './sim-random.js';
 
 export interface WorldOptions {
@@ -57,6 +62,17 @@ export const WORLD_DEFAULTS: WorldOptions = {
 };
 
 const EVENTS_PER_TURN = 100;
+/** After which an agent that gave up is started again. */
+const SUPERVISOR_MS = 100;
+
+/** A volume as clients reach it now, and where. */
+export interface Export {
+  readonly volume: BlockVolume;
+  readonly node: SimNode;
+}
+
+/** Name of the clients' volume. */
+export const VOLUME_NAME = 'v';
 
 export class SimWorld {
   readonly clock = new SimClock();
@@ -64,7 +80,8 @@ export class SimWorld {
   readonly fabric: SimFabric;
   readonly storeState: SimStoreState;
   readonly clusterId: string;
-  readonly volumeId: VolumeId;
+  /** The volume of the clients. */
+  volumeId: VolumeId;
   readonly options: WorldOptions;
   readonly nodes: SimNode[] = [];
   /** What happened, for the trace. */
@@ -72,8 +89,8 @@ export class SimWorld {
   #events = 0;
   readonly #survivors: Survivors[] = [];
   readonly #setups: NodeSetup[] = [];
-  /** The volume as clients reach it now, and where. */
-  served: { readonly volume: BlockVolume; readonly node: SimNode } | null = null;
+  readonly #exports = new Map<string, Export>();
+  /** Whenever the export of the clients' volume has come or gone. */
   onServed: () => void = () => undefined;
 
   constructor(seed: number, options: Partial<WorldOptions> = {}) {
@@ -88,17 +105,15 @@ export class SimWorld {
       lingerChance,
     });
     this.storeState = new SimStoreState(this.clock, this.random.fork('store'));
+    const cluster = { id: this.clusterId, name: 'simulated', formatVersion: CLUSTER_FORMAT_VERSION, createdMs: 0 };
+    this.storeState.txn([], [{ type: 'put', key: storeKeys.cluster, value: records.cluster.encode(cluster) }]);
     for (let index = 0; index < this.options.nodes; index++) {
       const slotCount = this.options.slotCounts[index] ?? this.options.slotCount;
       const store = { loseReply: this.options.loseStoreReply, link: { cuts: 0 } };
-      const id = `node-${index}` as NodeId;
       const clockRate = 1 + this.random.fork(`clock/${index}`).between(-clockSpread, clockSpread);
-      this.#setups.push({ id, driveId: this.random.uuid() as DriveId, slotCount, store, clockRate, hotRegionsMax });
-      this.#survivors.push({
-        data: new SimDiskMedia(slotCount * EXTENT_BYTES),
-        meta: null,
-        bootId: this.random.uuid(),
-      });
+      const drive = { data: new SimDiskMedia(slotCount * EXTENT_BYTES), meta: null };
+      this.#setups.push({ id: `node-${index}` as NodeId, store, clockRate, hotRegionsMax });
+      this.#survivors.push({ drives: new Map([[DIRECTORY, drive]]), bootId: this.random.uuid() });
     }
   }
 
@@ -120,20 +135,44 @@ export class SimWorld {
     return log;
   }
 
+  /** Starts the agent, again and again if it gives up, as a supervisor does. */
   async startNode(index: number): Promise<SimNode> {
     const setup = this.#setups[index];
     const survivors = this.#survivors[index];
     if (setup === undefined || survivors === undefined) throw new RangeError(`no node ${index}`);
-    const random = this.random.fork(`${setup.id}/${this.clock.nowMs()}`);
-    const node = new SimNode(this, setup, survivors, random, this.#logOf(setup.id), (volume, on) => {
-      if (volume !== null) this.served = { volume, node: on };
-      else if (this.served?.node === on) this.served = null;
-      this.log(`${on.setup.id} ${volume === null ? 'stops serving' : 'serves'}`);
-      this.onServed();
-    });
-    this.nodes[index] = node;
-    await node.start(this.clusterId);
-    return node;
+    for (;;) {
+      const random = this.random.fork(`${setup.id}/${this.clock.nowMs()}`);
+      const log = this.#logOf(setup.id);
+      const node = new SimNode(this, setup, survivors, random, log, (...args) => this.#onExport(...args));
+      this.nodes[index] = node;
+      try {
+        await node.start();
+        return node;
+      } catch (error) {
+        if (!(error instanceof BraidError)) throw error;
+        this.log(`${setup.id} cannot start: ${error.message}`);
+        this.crashNode(index, false);
+      }
+      await sleep(this.clock, SUPERVISOR_MS);
+      const current = this.nodes[index];
+      if (current !== undefined && current !== node) return current;
+    }
+  }
+
+  #onExport(name: string, volume: BlockVolume | null, node: SimNode): void {
+    if (volume !== null) this.#exports.set(name, { volume, node });
+    else if (this.#exports.get(name)?.node === node) this.#exports.delete(name);
+    this.log(`${node.setup.id} ${volume === null ? 'stops serving' : 'serves'} ${name}`);
+    if (name === VOLUME_NAME) this.onServed();
+  }
+
+  exported(name: string): Export | null {
+    return this.#exports.get(name) ?? null;
+  }
+
+  /** The clients' volume. */
+  get served(): Export | null {
+    return this.exported(VOLUME_NAME);
   }
 
   crashNode(index: number, powerLoss: boolean): void {
@@ -141,19 +180,49 @@ export class SimWorld {
     if (node?.alive !== true) return;
     this.log(`${node.setup.id} ${powerLoss ? 'loses power' : 'is killed'}`);
     node.crash(powerLoss);
-    if (this.served?.node === node) this.served = null;
+    for (const [name, exported] of this.#exports) if (exported.node === node) this.#exports.delete(name);
   }
 
   /** The media of a node's drive, to break it. */
   media(index: number): SimDiskMedia {
     const survivors = this.#survivors[index];
     if (survivors === undefined) throw new RangeError(`no node ${index}`);
-    return survivors.data;
+    return must(survivors.drives.get(DIRECTORY), 'the drive').data;
   }
 
-  /** The metadata of a node's drive, once it was formatted. */
-  metaMedia(index: number): SimMetaMedia {
-    return must(this.#survivors[index]?.meta, `metadata of node ${index}`);
+  /** What there is of a volume that was deleted: keys of the cluster store, and drives that hold more of it than its highest epoch. */
+  remainsOf(id: VolumeId): string[] {
+    const keys = this.storeState.list('').entries.map(({ key }) => key);
+    const bytes = uuidToBytes(id);
+    const drives = this.#survivors.flatMap(({ drives }, index) =>
+      [...drives].filter(([, { meta }]) => meta?.mentions(bytes)).map(([directory]) => `node-${index}:${directory}`),
+    );
+    return [...keys.filter((key) => key.includes(id)), ...drives.map((drive) => `replicas of ${id} on ${drive}`)];
+  }
+
+  /** The metadata of the drive that the node has from the start; null while it is not formatted. */
+  metaMedia(index: number): SimMetaMedia | null {
+    return this.#survivors[index]?.drives.get(DIRECTORY)?.meta ?? null;
+  }
+
+  /** The nodes that hold the drives of the pool, by the drives' ids. */
+  nodesOfDrives(): ReadonlyMap<string, number> {
+    const { entries } = this.storeState.list(storeKeys.drives);
+    const drives = entries.map(({ key, value }) => records.drive.decode(key, value));
+    return new Map(drives.map(({ id, nodeId }) => [id, this.#setups.findIndex((setup) => setup.id === nodeId)]));
+  }
+
+  /** Every formatted drive. */
+  drives(): { readonly name: string; readonly id: string; readonly data: SimDiskMedia; readonly meta: SimMetaMedia }[] {
+    return this.#survivors.flatMap(({ drives }, index) =>
+      [...drives].flatMap(([directory, { data, meta }]) => {
+        const superblock = meta?.get(SUPERBLOCK_KEY) ?? null;
+        if (meta === null || superblock === null) return [];
+        const decoded = decodeSuperblock(superblock);
+        assert(typeof decoded === 'object', 'a superblock is never damaged');
+        return [{ name: `node-${index}:${directory}`, id: decoded.driveId, data, meta }];
+      }),
+    );
   }
 
   /** Cuts a node off from the cluster store; returns how to heal what this cut. */
@@ -168,21 +237,31 @@ export class SimWorld {
 
   /** Flips a bit in every slot of a node's drive that holds data: the first block of each. */
   damage(index: number): void {
-    const media = this.#survivors[index]?.data;
+    const media = this.media(index);
     for (let slot = 0; slot < this.options.slotCount; slot++) {
-      const used = media?.peek(slot * EXTENT_BYTES, 1)[0] !== 0;
-      if (used) media?.flipBit(slot * EXTENT_BYTES, 0);
+      const used = media.peek(slot * EXTENT_BYTES, 1)[0] !== 0;
+      if (used) media.flipBit(slot * EXTENT_BYTES, 0);
     }
   }
 
+  /** The drive that the node has from the start. */
+  driveOf(index: number): DriveId {
+    const nodeId = this.#setups[index]?.id;
+    const drives = this.storeState
+      .list(storeKeys.drives)
+      .entries.map(({ key, value }) => records.drive.decode(key, value));
+    const drive = drives.find((record) => record.nodeId === nodeId && record.path === DIRECTORY);
+    return must(drive, `the drive of node ${index}`).id as DriveId;
+  }
+
   /** Records of a volume with a replica on each of the first nodes. */
-  createVolume(volumeId: VolumeId = this.volumeId, name = 'v'): void {
+  createVolume(volumeId: VolumeId = this.volumeId, name = VOLUME_NAME): void {
     const { volumeBytes, segmentBytes, stripeWidth, minInSync, failWhenDegraded } = this.options;
-    const setups = this.#setups.slice(0, this.options.replicas);
+    const driveIds = Array.from({ length: this.options.replicas }, (_, index) => this.driveOf(index));
     const operations: StoreOperation[] = [];
     const segments = Math.ceil(volumeBytes / (segmentBytes * stripeWidth)) * stripeWidth;
     for (let index = 0; index < segments; index++) {
-      const replicas = setups.map(({ driveId }) => ({ driveId, inSync: true, syncedGeneration: 0 }));
+      const replicas = driveIds.map((driveId) => ({ driveId, inSync: true, syncedGeneration: 0 }));
       const value = records.segment.encode({ index, generation: 1, replicas });
       operations.push({ type: 'put', key: storeKeys.segment(volumeId, index), value });
     }
@@ -190,7 +269,7 @@ export class SimWorld {
       id: volumeId,
       name,
       sizeBytes: volumeBytes,
-      replicas: setups.length,
+      replicas: driveIds.length,
       minInSync,
       stripeWidth,
       segmentBytes,
@@ -200,6 +279,7 @@ export class SimWorld {
       labels: {},
     });
     operations.push({ type: 'put', key: storeKeys.volume(volumeId), value: volume });
+    operations.push({ type: 'put', key: storeKeys.name(name), value: records.name.encode(volumeId) });
     this.storeState.txn([], operations);
   }
 

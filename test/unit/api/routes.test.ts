@@ -89,6 +89,31 @@ t.test('drives: listed with what their nodes say, added here and elsewhere', asy
   t.match(again, { status: 409, body: { error: { code: 'ALREADY_EXISTS', retryable: false } } });
 });
 
+t.test('drives: opened again, here and elsewhere', async (t) => {
+  const world = new ApiWorld('reopen');
+  const [a, b] = await world.start(2);
+  for (const { node } of [a, b]) {
+    const id = node.agent.drives.list()[0]?.record.id as DriveId;
+    node.shard.failedDrives.set(id, 'an I/O error');
+    t.match(await world.ask(a, 'GET', `/v1/drives/${id}`), { body: { state: 'failed', reason: 'an I/O error' } });
+    node.shard.fail('openDrive', 'DRIVE', 'the data file has vanished');
+    t.match(await world.ask(a, 'POST', `/v1/drives/${id}/reopen`), {
+      status: 500,
+      body: { error: { code: 'DRIVE', message: /the data file has vanished/ } },
+    });
+    t.match(await world.ask(a, 'POST', `/v1/drives/${id}/reopen`), {
+      status: 200,
+      body: { id, node: node.name, state: 'open', reason: '' },
+    });
+    const { body } = await world.inject((node === a.node ? a : b).app, { method: 'GET', url: '/metrics' });
+    t.match(body, new RegExp(`braid_drive_failures_total\\{drive="${id}",path="[^"]*"\\} 2`));
+  }
+  t.match(await world.ask(a, 'POST', '/v1/drives/none/reopen'), {
+    status: 404,
+    body: { error: { code: 'NOT_FOUND' } },
+  });
+});
+
 t.test('drives: errors', async (t) => {
   const world = new ApiWorld('drive errors');
   const [a, b] = await world.start(2);

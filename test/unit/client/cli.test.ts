@@ -85,6 +85,18 @@ t.test('volume show hides healthy segments', async (t) => {
   t.match((await braid(api.url, 'volume', 'show', 'data', '--segments')).stdout, /c +in-sync/);
 });
 
+t.test('drive show says what to do; drive reopen does it', async (t) => {
+  const api = await startApi(t, {
+    'GET /v1/drives/d-1': { ...DRIVE, state: 'failed', reason: 'a write failed' },
+    'POST /v1/drives/d-1/reopen': DRIVE,
+    'POST /v1/drives/d-2/reopen': refusal(500, 'DRIVE', 'drive /srv/drive does not open: it has vanished'),
+  });
+  t.match((await braid(api.url, 'drive', 'show', 'd-1')).stdout, /failed[^]*! \/srv\/drive: a write failed/);
+  t.match((await braid(api.url, 'drive', 'reopen', 'd-1')).stdout, /is open/);
+  const refused = await braid(api.url, 'drive', 'reopen', 'd-2');
+  t.match(refused, { code: 1, stderr: /does not open: it has vanished/ });
+});
+
 t.test('volume create and drive add send sizes in bytes', async (t) => {
   const api = await startApi(t, { 'POST /v1/volumes': VOLUME, 'POST /v1/drives': DRIVE });
   const created = await braid(

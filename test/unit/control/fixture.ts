@@ -39,7 +39,10 @@ export class FakeShard implements ShardControl {
   readonly failures = new Map<string, BraidError[]>();
   readonly calls: string[] = [];
   failedDrives = new Map<DriveId, string>();
+  /** Drives that do not answer: opening and closing them takes until they are taken out of here. */
+  readonly hanging = new Map<DriveId, Promise<void>>();
   isStopped = false;
+  stopping: Promise<void> = Promise.resolve();
   readonly #state: ClusterState;
   readonly #nodeId: NodeId;
   readonly #incarnation: string;
@@ -54,6 +57,14 @@ export class FakeShard implements ShardControl {
     this.failures.set(method, [...(this.failures.get(method) ?? []), new BraidError(code, message)]);
   }
 
+  /** The drive does not answer until the function that this returns is called. */
+  hang(driveId: DriveId): () => void {
+    let release: () => void = nothing;
+    const hanging = new Promise<void>((resolve) => (release = resolve));
+    this.hanging.set(driveId, hanging);
+    return release;
+  }
+
   /** Changes what is reported of a volume. */
   set(id: VolumeId, change: Partial<ServedVolume>): void {
     const volume = this.volumes.get(id);
@@ -63,12 +74,14 @@ export class FakeShard implements ShardControl {
 
   async openDrive(driveId: DriveId, directory: string): Promise<{ slotCount: number }> {
     this.#called('openDrive');
+    await this.hanging.get(driveId);
     this.drives.set(driveId, directory);
     return { slotCount: 8 };
   }
 
   async closeDrive(driveId: DriveId): Promise<void> {
     this.#called('closeDrive');
+    await this.hanging.get(driveId);
     this.drives.delete(driveId);
     this.failedDrives.delete(driveId);
   }
@@ -131,6 +144,7 @@ export class FakeShard implements ShardControl {
 
   async deleteReplicas(
     id: VolumeId,
+    _epoch: number,
     segments: readonly { readonly index: number; readonly driveId: DriveId }[],
   ): Promise<void> {
     this.#called('deleteReplicas');
@@ -167,6 +181,7 @@ export class FakeShard implements ShardControl {
   }
 
   async stop(): Promise<void> {
+    await this.stopping;
     this.isStopped = true;
   }
 
