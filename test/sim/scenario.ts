@@ -236,6 +236,7 @@ class Scenario {
     this.#faults.stop();
     this.#operator.rest();
     if (!(await world.runUntil(() => this.#faults.areOver, HEAL_LIMIT_MS))) throw new Error('a fault never ends');
+    world.storeState.isLossy = false;
     const isDone = (): boolean => this.#failure !== null || this.#client.completed >= this.#options.operations;
     if (!(await world.runUntil(isDone, HEAL_LIMIT_MS))) throw new LivenessViolation('the client does not get on');
     this.#healing = true;

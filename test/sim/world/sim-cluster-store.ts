@@ -44,6 +44,8 @@ export class SimStoreState {
   #revision = 0;
   /** Nobody gets an answer: calls and replies are lost, events wait. */
   isDown = false;
+  /** Off: no call or reply is lost by chance any more. */
+  isLossy = true;
   /** Calls, replies and events are on the way this many times as long. */
   slowness = 1;
 
@@ -278,6 +280,10 @@ export class SimClusterStore implements ClusterStore {
     assert(this.#status === 'open', 'a crashed node calls nobody');
   }
 
+  #isLost(chance: number): boolean {
+    return this.#state.isLossy && this.#random.chance(chance);
+  }
+
   #delayMs(): number {
     return this.#state.slowness * this.#random.between(this.#options.delayMsMin, this.#options.delayMsMax);
   }
@@ -295,9 +301,9 @@ export class SimClusterStore implements ClusterStore {
         settle(this.#options.timeoutMs, () => reject(error));
       };
       this.#clock.after(this.#delayMs(), () => {
-        if (!this.#isReachable || this.#random.chance(this.#options.loseCall)) return lose('call');
+        if (!this.#isReachable || this.#isLost(this.#options.loseCall)) return lose('call');
         const outcome = outcomeOf(apply);
-        if (!this.#isReachable || this.#random.chance(this.#options.loseReply)) return lose('reply');
+        if (!this.#isReachable || this.#isLost(this.#options.loseReply)) return lose('reply');
         settle(this.#delayMs(), () => (outcome.ok ? resolve(outcome.value) : reject(outcome.error)));
       });
     });
