@@ -62,7 +62,7 @@ async function work(
   add: (seed: SeedSummary) => void,
 ): Promise<void> {
   for (let seed = nextSeed(); seed !== null; seed = nextSeed()) {
-    const worker = fork(new URL('worker.js', import.meta.url), { execArgv: NODE_OPTIONS });
+    const worker = fork(new URL('seed-worker.js', import.meta.url), { execArgv: NODE_OPTIONS });
     for (let current: number | null = seed; current !== null; current = nextSeed()) {
       const summary = await ask(worker, current, operations);
       add(summary);

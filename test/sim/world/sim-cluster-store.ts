@@ -183,6 +183,7 @@ export class SimClusterStore implements ClusterStore {
   readonly #clock: Clock;
   readonly #random: SimRandom;
   readonly #options: SimStoreOptions;
+  #isCut = false;
   /** How to stop each watch. */
   readonly #watches = new Set<() => void>();
   /** After a crash nothing settles any more; after `close` calls fail. */
@@ -195,14 +196,14 @@ export class SimClusterStore implements ClusterStore {
     this.#options = { link: { cuts: 0 }, ...DEFAULTS, ...options };
   }
 
-  /** Cuts the node off from the store, or connects it again: calls and replies are lost, events wait. */
+  /** Cuts this run of the node off from the store, or connects it again: calls and replies are lost, events wait. */
   setReachable(isReachable: boolean): void {
-    this.#options.link.cuts = isReachable ? 0 : 1;
+    this.#isCut = !isReachable;
     if (isReachable) this.#state.notify();
   }
 
   get #isReachable(): boolean {
-    return this.#options.link.cuts === 0 && !this.#state.isDown;
+    return !this.#isCut && this.#options.link.cuts === 0 && !this.#state.isDown;
   }
 
   /** The node died: promises that are pending never settle, watches are silent. Calls on the way may still arrive. */
