@@ -1,12 +1,14 @@
 /** The command line as a whole: global options, all command groups, and the way from an error to an exit code. */
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
+import { clusterCommand } from './commands/cluster.js';
 import { completionCommand } from './commands/completion.js';
 import { demoCommand } from './commands/demo.js';
 import { driveCommand } from './commands/drive.js';
 import { eventsCommand } from './commands/events.js';
 import { initCommand } from './commands/init.js';
 import { nodeCommand } from './commands/node.js';
+import { recoverCommand } from './commands/recover.js';
 import { statusCommand } from './commands/status.js';
 import { topCommand } from './commands/top.js';
 import { volumeCommand } from './commands/volume.js';
@@ -42,8 +44,18 @@ export function buildProgram(surroundings: Surroundings): Command {
     .version(version(), '--version')
     .addHelpText('after', EXAMPLES)
     .helpCommand('help [command]', 'show the help of a command');
-  const groups = [statusCommand, nodeCommand, driveCommand, volumeCommand, eventsCommand, topCommand, initCommand];
-  for (const build of [...groups, demoCommand, completionCommand]) program.addCommand(build(surroundings));
+  const groups = [
+    statusCommand,
+    clusterCommand,
+    nodeCommand,
+    driveCommand,
+    volumeCommand,
+    eventsCommand,
+    topCommand,
+    initCommand,
+  ];
+  for (const build of [...groups, recoverCommand, demoCommand, completionCommand])
+    program.addCommand(build(surroundings));
   configure(program, surroundings);
   return program;
 }

@@ -14,6 +14,8 @@ const TIMEOUT_MS_DEFAULT = 30_000;
 const TIMEOUT_MARGIN_MS = 10_000;
 /** Comparing all copies of a large volume takes its time. */
 const VERIFY_TIMEOUT_MS = 3_600_000;
+/** Every drive's metadata is read once, all of it. */
+const RECOVER_TIMEOUT_MS = 1_200_000;
 const ERROR_BODY_CHARS_MAX = 400;
 
 export interface BraidClientOptions {
@@ -70,6 +72,11 @@ export class BraidClient {
     return this.#request('GET', '/v1/cluster', schemas.Cluster);
   }
 
+  /** Changes settings of the cluster while it runs. */
+  changeCluster(settings: api.ChangeSettings): Promise<api.Cluster> {
+    return this.#request('PATCH', '/v1/cluster', schemas.Cluster, { body: settings });
+  }
+
   async nodes(): Promise<api.Node[]> {
     return (await this.#request('GET', '/v1/nodes', schemas.NodeList)).nodes;
   }
@@ -121,10 +128,23 @@ export class BraidClient {
     return this.#request('POST', `${volumePath(name)}/detach`, schemas.DetachedVolume, { body: options, timeoutMs });
   }
 
+  /**
+   * Makes an older copy the primary one of segments that have no good copy left. Changes nothing unless `acceptLoss`: then the answer says
+   * what would be given up.
+   */
+  forcePrimary(name: string, request: api.ForcePrimary): Promise<api.ForcedPrimary> {
+    return this.#request('POST', `${volumePath(name)}/force-primary`, schemas.ForcedPrimary, { body: request });
+  }
+
   /** Compares all copies of an attached volume, extent by extent. */
   verifyVolume(name: string): Promise<api.VerifyReport> {
     const options = { body: {}, timeoutMs: VERIFY_TIMEOUT_MS };
     return this.#request('POST', `${volumePath(name)}/verify`, schemas.VerifyReport, options);
+  }
+
+  /** Rebuilds an empty cluster store from what the drives keep; with `dryRun` says what would be restored. */
+  recover(request: api.Recover = {}): Promise<api.Recovery> {
+    return this.#request('POST', '/v1/recovery', schemas.Recovery, { body: request, timeoutMs: RECOVER_TIMEOUT_MS });
   }
 
   /** What happened. Pass the `next` of an answer as `after` to get only what followed. */

@@ -37,13 +37,16 @@ export interface MainMethods extends StoreMethods {
 export function shardMethods(shard: ShardControl): ShardMethods {
   return {
     openDrive: (driveId, directory) => shard.openDrive(driveId, directory),
+    readDrive: (directory) => shard.readDrive(directory),
     closeDrive: (driveId) => shard.closeDrive(driveId),
     takeVolume: (volumeId) => shard.takeVolume(volumeId),
     releaseVolume: (volumeId) => shard.releaseVolume(volumeId),
     servedVolumes: () => shard.servedVolumes(),
     servedSegments: (volumeId) => shard.servedSegments(volumeId),
+    copiesOf: (volumeId) => shard.copiesOf(volumeId),
     verifyVolume: (volumeId) => shard.verifyVolume(volumeId),
     deleteReplicas: (volumeId, epoch, segments) => shard.deleteReplicas(volumeId, epoch, segments),
+    setCopyBandwidth: (bytesPerSecond) => shard.setCopyBandwidth(bytesPerSecond),
     setLeaseDeadline: (deadlineMs) => shard.setLeaseDeadline(deadlineMs),
     stats: () => shard.stats(),
     stop: () => shard.stop(),

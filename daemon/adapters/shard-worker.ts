@@ -81,13 +81,16 @@ function codeOf(failure: (Error & { readonly code?: unknown }) | null): ErrorCod
 function shardControl(rpc: RpcEndpoint<WorkerMethods>, stop: () => Promise<void>): ShardControl {
   return {
     openDrive: (driveId, directory) => rpc.call('openDrive', driveId, directory),
+    readDrive: (directory) => rpc.call('readDrive', directory),
     closeDrive: (driveId) => rpc.call('closeDrive', driveId),
     takeVolume: (volumeId) => rpc.call('takeVolume', volumeId),
     releaseVolume: (volumeId) => rpc.call('releaseVolume', volumeId),
     servedVolumes: () => rpc.call('servedVolumes'),
     servedSegments: (volumeId) => rpc.call('servedSegments', volumeId),
+    copiesOf: (volumeId) => rpc.call('copiesOf', volumeId),
     verifyVolume: (volumeId) => rpc.call('verifyVolume', volumeId),
     deleteReplicas: (volumeId, epoch, segments) => rpc.call('deleteReplicas', volumeId, epoch, segments),
+    setCopyBandwidth: (bytesPerSecond) => rpc.notify('setCopyBandwidth', bytesPerSecond),
     setLeaseDeadline: (deadlineMs) => rpc.notify('setLeaseDeadline', deadlineMs),
     stats: () => rpc.call('stats'),
     stop,

@@ -5,7 +5,9 @@ import { attachRoutes } from './routes/attach.js';
 import { clusterRoutes } from './routes/cluster.js';
 import { addSchemas } from './routes/documented.js';
 import { driveRoutes } from './routes/drives.js';
+import { forcePrimaryRoutes } from './routes/force-primary.js';
 import { healthRoutes } from './routes/health.js';
+import { recoveryRoutes } from './routes/recovery.js';
 import { volumeRoutes } from './routes/volumes.js';
 
 export async function buildServer(api: ApiDependencies): Promise<Api> {
@@ -16,6 +18,8 @@ export async function buildServer(api: ApiDependencies): Promise<Api> {
   driveRoutes(app, api);
   volumeRoutes(app, api);
   attachRoutes(app, api);
+  forcePrimaryRoutes(app, api);
+  recoveryRoutes(app, api);
   await app.ready();
   return app;
 }

@@ -99,6 +99,17 @@ export const limits = {
   hotRegionsPressure: 3_072,
   /** Extents copied at once by a resync or a reconcile, per volume. */
   copyWindowExtents: 8,
+  /**
+   * While clients are busy the copier rests three times as long as a copy took, so it has a quarter of the time, and what a client waits for
+   * behind it is one extent.
+   */
+  copyRestFactor: 3,
+  /** Clients count as busy for so long after they were seen to start something: longer than any pause of a client that waits for its answers. */
+  copyBusyMs: 200,
+  /** What the copiers of a shard get whatever clients do: an extent each 8 ms, 1 GiB in about a minute, 1 TiB in 18 hours. */
+  copyBytesPerSecondMin: 16 * MIB,
+  /** The lowest bandwidth that an operator may set for a node's copiers: less is a copy that never ends. */
+  copyBandwidthMin: MIB,
   /** Extents of one copy that wait until they can be read at their source: 128 MiB. More is a drive to be replaced, not a few bad blocks. */
   damagedExtentsMax: 1_024,
   /** How long they wait until they are tried again, doubled each time. */

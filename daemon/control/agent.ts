@@ -8,6 +8,7 @@ import type { ClusterStore, LeaseId } from '../ports/cluster-store.js';
 import { sleep, type Clock } from '../ports/clock.js';
 import type { DeviceAttacher } from '../ports/device.js';
 import type { DriveFormatter } from '../ports/drive-formatter.js';
+import type { DriveMemory } from '../ports/kept-drive.js';
 import type { Log } from '../ports/log.js';
 import type { Random } from '../ports/random.js';
 import type { ShardStats, VerifyReport } from '../ports/shard.js';
@@ -17,11 +18,14 @@ import { AttachRequests } from './attach-requests.js';
 import { AttachmentController } from './attachments.js';
 import { absent, ClusterState, putRecord } from './cluster-state.js';
 import type { ControlContext, NodeIdentity, ShardHandle } from './context.js';
+import { ClusterSettings } from './cluster-settings.js';
 import { DeletionController } from './deletions.js';
 import { DriveController } from './drives.js';
 import type { Events } from './events.js';
 import { controlLimits } from './limits.js';
+import { PrimaryForcer } from './force-primary.js';
 import { NodeRegistrar } from './node-registrar.js';
+import { Recovery } from './recovery.js';
 import { Volumes } from './volumes.js';
 
 export interface AgentOptions {
@@ -34,6 +38,7 @@ export interface AgentOptions {
   readonly shards: readonly ShardHandle[];
   readonly devices: DeviceAttacher;
   readonly formatter: DriveFormatter;
+  readonly memory: DriveMemory;
 }
 
 export class Agent {
@@ -42,20 +47,26 @@ export class Agent {
   readonly drives: DriveController;
   readonly attachments: AttachmentController;
   readonly deletions: DeletionController;
+  readonly settings: ClusterSettings;
   readonly volumes: Volumes;
   readonly attachRequests: AttachRequests;
+  readonly forcer: PrimaryForcer;
+  readonly recovery: Recovery;
   #isStarted = false;
   #stopping: Promise<void> | null = null;
 
-  constructor({ devices, formatter, ...context }: AgentOptions) {
+  constructor({ devices, formatter, memory, ...context }: AgentOptions) {
     this.context = context;
     const lease = (): LeaseId | null => this.registrar.lease;
     this.attachments = new AttachmentController(context, devices, lease);
     this.registrar = new NodeRegistrar(context, this.attachments);
-    this.drives = new DriveController(context, formatter);
+    this.drives = new DriveController(context, formatter, memory);
     this.deletions = new DeletionController(context, (driveId) => this.drives.isOpen(driveId));
+    this.settings = new ClusterSettings(context);
     this.volumes = new Volumes(context, lease);
     this.attachRequests = new AttachRequests(context);
+    this.forcer = new PrimaryForcer(context);
+    this.recovery = new Recovery(context, this.drives);
   }
 
   /**
@@ -67,6 +78,7 @@ export class Agent {
     await this.registrar.start(apiAddress);
     // Drives before volumes: a volume that is attached here wants its local copy.
     await this.drives.start();
+    await this.settings.start();
     await this.attachments.start();
     await this.deletions.start();
     // Garbage costs little: the next start removes it.
@@ -126,6 +138,7 @@ export class Agent {
     events.report({ severity: 'info', subject: `node/${context.node.name}`, message: 'the agent is stopping' });
     // Volumes are released while the lease is still held; the lease goes only when nothing is served under it.
     const steps: readonly (readonly [string, () => Promise<unknown>])[] = [
+      ['settings', () => this.settings.stop()],
       ['deletions', () => this.deletions.stop()],
       ['volumes', () => this.attachments.stop()],
       ['drives', () => this.drives.stop()],
@@ -149,6 +162,8 @@ async function reasonOf(check: Promise<unknown>, what: string, reasons: string[]
 
 export interface ClusterDefaults {
   readonly name: string;
+  /** Of the cluster that this node has drives of, if any: an empty store is to be rebuilt from them. */
+  readonly id?: string | undefined;
   readonly random: Random;
   readonly clock: Clock;
 }
@@ -158,7 +173,7 @@ export const CLUSTER_FORMAT_VERSION = 1;
 /** The cluster's record; made on an empty store, by whichever agent is first. */
 export async function ensureCluster(
   store: ClusterStore,
-  { name, random, clock }: ClusterDefaults,
+  { name, id, random, clock }: ClusterDefaults,
 ): Promise<ClusterRecord> {
   const state = new ClusterState(store);
   const key = storeKeys.cluster;
@@ -166,7 +181,13 @@ export async function ensureCluster(
     const found = await state.cluster();
     if (found !== null) return checkCluster(found.value);
     const createdMs = Math.floor(clock.wallMs());
-    const record = { id: random.uuid(), name, formatVersion: CLUSTER_FORMAT_VERSION, createdMs };
+    const record = {
+      id: id ?? random.uuid(),
+      name,
+      formatVersion: CLUSTER_FORMAT_VERSION,
+      createdMs,
+      resyncBandwidthBytes: 0,
+    };
     await state.commit([absent(key)], [putRecord(key, records.cluster, record)]);
   }
 }

@@ -306,6 +306,10 @@ export class AttachedVolume {
   }
 }
 
+function areSame(left: ServedVolume['copies'], right: ServedVolume['copies']): boolean {
+  return (left.length === 0 && right.length === 0) || JSON.stringify(left) === JSON.stringify(right);
+}
+
 function isSame(left: ServedVolume | null, right: ServedVolume | null): boolean {
   if (left === null || right === null) return left === right;
   return (
@@ -314,6 +318,7 @@ function isSame(left: ServedVolume | null, right: ServedVolume | null): boolean 
     left.reason === right.reason &&
     left.segmentsDegraded === right.segmentsDegraded &&
     left.resyncBytesDone === right.resyncBytesDone &&
-    left.resyncBytesTotal === right.resyncBytesTotal
+    left.resyncBytesTotal === right.resyncBytesTotal &&
+    areSame(left.copies, right.copies)
   );
 }

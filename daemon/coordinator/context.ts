@@ -4,6 +4,7 @@ import type { Clock, Timer } from '../ports/clock.js';
 import type { ClusterStore } from '../ports/cluster-store.js';
 import type { Log } from '../ports/log.js';
 import { NO_BUFFER, POOL_INTERNAL, type BufferId, type Slab } from '../ports/slab.js';
+import type { CopyPacer } from './copy-pacer.js';
 import type { OperationBudget } from './operation-budget.js';
 import type { PeerPool } from './peers.js';
 
@@ -26,6 +27,7 @@ export interface CoordinatorContext {
   readonly report: (severity: Severity, subject: string, message: string) => void;
   readonly buffers: InternalBuffers;
   readonly budget: OperationBudget;
+  readonly pacer: CopyPacer;
 }
 
 /** Buffers for copies: waits in line when the internal pool is used up. */

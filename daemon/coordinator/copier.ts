@@ -19,11 +19,14 @@ import type { VolumeIo } from './io.js';
 import type { VolumeLayout } from './layout.js';
 import type { Membership } from './membership.js';
 import type { DataReply } from './peers.js';
+import type { CopyTask, Progress } from './progress.js';
 import type { RegionTracker } from './regions.js';
 import type { Replica, Segment } from './segment.js';
 import { inWindow } from './window.js';
 
 const RETRY_MS = 50;
+/** Of the lists of what a resync copies: those of the regions in the copy's own activity log. */
+const OWN_LISTS = 2;
 
 /** A block that no source can give: it fails its checksum on all of them (`isCorrupt`), or on some it cannot be read at all. */
 interface LostBlock {
@@ -39,6 +42,7 @@ export interface CopierOptions {
   readonly volumeName: string;
   readonly layout: VolumeLayout;
   readonly isLocal: (replica: Replica) => boolean;
+  readonly progress: Progress;
 }
 
 export class Copier {
@@ -53,8 +57,6 @@ export class Copier {
   readonly #unsettled = new Map<Replica, Map<number, number>>();
   #stopped = false;
   #reconciling = false;
-  bytesDone = 0;
-  bytesTotal = 0;
 
   constructor(options: CopierOptions, io: VolumeIo, membership: Membership) {
     this.#options = options;
@@ -80,16 +82,26 @@ export class Copier {
    * Brings a stale, connected replica back into the in-sync set. False: it has all but damaged extents, stays syncing, and goes on with
    * `resume`. Rejects (and leaves it stale) when source or target is lost on the way.
    */
-  async resync(segment: Segment, replica: Replica): Promise<boolean> {
+  async resync(segment: Segment, replica: Replica, task: CopyTask): Promise<boolean> {
     this.#damage.forget(replica);
     replica.state = 'syncing';
     segment.refresh();
     this.#io.segmentChanged(segment); // from here on it receives every write, those in flight included
-    return this.#catchUp(segment, replica, async () => {
+    return this.#catchUp(segment, replica, task, async () => {
       const lists = await this.#extentsToCopy(segment, replica);
-      this.bytesTotal += lists.flat().length * EXTENT_BYTES;
+      task.expect(lists.flat().length * EXTENT_BYTES);
+      const unsettled = new Map<number, number>();
+      for (const extent of lists.slice(0, OWN_LISTS).flat())
+        count(unsettled, Math.floor(extent / EXTENTS_PER_REGION), 1);
+      this.#unsettled.set(replica, unsettled);
       return lists;
     });
+  }
+
+  /** How much `resync` or `resume` would copy if it began now. */
+  async bytesToCopy(segment: Segment, replica: Replica): Promise<number> {
+    if (replica.state === 'syncing') return this.#damage.extentsOf(replica).length * EXTENT_BYTES;
+    return (await this.#extentsToCopy(segment, replica)).flat().length * EXTENT_BYTES;
   }
 
   /** Whether it is time to `resume` with a replica. */
@@ -98,8 +110,8 @@ export class Copier {
   }
 
   /** Tries again what was damaged; ends as `resync` does. */
-  resume(segment: Segment, replica: Replica): Promise<boolean> {
-    return this.#catchUp(segment, replica, () => Promise.resolve([[...this.#damage.extentsOf(replica)]]));
+  resume(segment: Segment, replica: Replica, task: CopyTask): Promise<boolean> {
+    return this.#catchUp(segment, replica, task, () => Promise.resolve([[...this.#damage.extentsOf(replica)]]));
   }
 
   /**
@@ -113,13 +125,19 @@ export class Copier {
   }
 
   /** Copies the extents of one list after those of the other, then joins. */
-  async #catchUp(segment: Segment, replica: Replica, list: () => Promise<readonly number[][]>): Promise<boolean> {
+  async #catchUp(
+    segment: Segment,
+    replica: Replica,
+    task: CopyTask,
+    list: () => Promise<readonly number[][]>,
+  ): Promise<boolean> {
     let isWaiting = false;
     try {
       const damaged: number[] = [];
       const lists = await list();
       for (const [index, extents] of lists.entries()) {
-        const { damaged: some, refused } = await this.#copyAll(segment, extents, replica, index + 1 < lists.length);
+        const mayRefuse = index + 1 < lists.length;
+        const { damaged: some, refused } = await this.#copyAll(segment, extents, replica, task, mayRefuse);
         damaged.push(...some);
         lists.at(-1)?.push(...refused);
       }
@@ -147,15 +165,17 @@ export class Copier {
   }
 
   /**
-   * Invariant 9: what was stamped after it fell out of sync, plus everything in the regions of its own activity log. In this order: those
-   * regions, which its log may give up only then, so that there is room in it for others; and what the source has no slot for before the rest,
-   * as on a full drive there is room for the one only after the other.
+   * Invariant 9: what was stamped after it fell out of sync, here or at the source, plus everything in the regions of its own activity log.
+   * Stamps of its own that the source lacks are of a time that was given up when an operator made an older copy the primary one. In this
+   * order: those regions, which its log may give up only then, so that there is room in it for others; and what the source has no slot for
+   * before the rest, as on a full drive there is room for the one only after the other.
    */
   async #extentsToCopy(segment: Segment, replica: Replica): Promise<readonly number[][]> {
     const extents = new Set<number>();
     const source = this.#sources(segment, 0)[0];
     if (source === undefined) throw new BraidError('UNAVAILABLE', 'no in-sync copy is connected');
-    for (const extent of await this.listExtents(segment, source, replica.syncedGeneration, false)) extents.add(extent);
+    for (const copy of [source, replica])
+      for (const extent of await this.listExtents(segment, copy, replica.syncedGeneration, false)) extents.add(extent);
     for (const region of replica.hotRegions) {
       for (let index = 0; index < EXTENTS_PER_REGION; index++) extents.add(region * EXTENTS_PER_REGION + index);
     }
@@ -165,9 +185,6 @@ export class Copier {
     const allocated = new Set(await this.listExtents(segment, source, 0, true));
     const own = new Set(replica.hotRegions);
     const isOwn = (extent: number): boolean => own.has(Math.floor(extent / EXTENTS_PER_REGION));
-    const unsettled = new Map<number, number>();
-    for (const extent of wanted.filter(isOwn)) count(unsettled, Math.floor(extent / EXTENTS_PER_REGION), 1);
-    this.#unsettled.set(replica, unsettled);
     const inOrder = (extents: readonly number[]): number[][] => [
       extents.filter((extent) => !allocated.has(extent)),
       extents.filter((extent) => allocated.has(extent)),
@@ -204,17 +221,24 @@ export class Copier {
    * Resolves to the extents that are damaged, and, if there will be room later, those that were refused for lack of it. Rejects when one could
    * not be copied for another reason, once no copy is under way any more: the next attempt has the whole window again.
    */
-  async #copyAll(segment: Segment, extents: readonly number[], replica: Replica, mayRefuse: boolean) {
+  async #copyAll(
+    segment: Segment,
+    extents: readonly number[],
+    replica: Replica,
+    task: CopyTask,
+    mayRefuse: boolean,
+  ): Promise<{ readonly damaged: readonly number[]; readonly refused: readonly number[] }> {
+    const { pacer } = this.#options.context;
     const damaged: number[] = [];
     const refused: number[] = [];
     const unsettled = this.#unsettled.get(replica);
-    await inWindow(extents, async (extent) => {
-      if (this.#stopped || replica.state !== 'syncing') throw new BraidError('ABORTED', 'the resync was interrupted');
+    const copy = async (extent: number): Promise<void> => {
+      if (this.#stopped || replica.state !== 'syncing') throw new BraidError('ABORTED', 'the copying was interrupted');
       try {
         const lost = await this.#copyExtent(segment, extent * EXTENT_BYTES, 0, () => [replica]);
         if (lost.length > 0) damaged.push(extent);
         else {
-          this.bytesDone += EXTENT_BYTES;
+          task.copied(EXTENT_BYTES);
           if (unsettled !== undefined) count(unsettled, Math.floor(extent / EXTENTS_PER_REGION), -1);
         }
       } catch (error) {
@@ -223,7 +247,8 @@ export class Copier {
       }
       if (damaged.length > limits.damagedExtentsMax)
         throw new BraidError('DRIVE', 'too much of the in-sync copy cannot be read; replace its drive');
-    });
+    };
+    await inWindow(extents, (extent) => pacer.run(EXTENT_BYTES, () => copy(extent)));
     return { damaged, refused };
   }
 
@@ -274,20 +299,24 @@ export class Copier {
   }
 
   async #reconcileAll(): Promise<void> {
-    const { regions, context } = this.#options;
-    this.bytesTotal += regions.dirtyCount * REGION_BYTES;
+    const { regions, context, progress } = this.#options;
+    const task = progress.begin('reconcile', null);
+    task.expect(regions.dirtyCount * REGION_BYTES);
     let region = this.#nextRegion(true);
     while (region !== null && !this.#stopped) {
       const isDone = await this.#reconcile(region);
       const wasWanted = this.#wantedRegions.delete(region);
-      if (isDone) this.#reconciled(region);
-      else {
+      if (isDone) {
+        this.#reconciled(region);
+        task.copied(REGION_BYTES);
+      } else {
         if (wasWanted) this.#wantedRegions.add(region); // at the end of the line
         regions.postpone(region);
         await sleep(context.clock, RETRY_MS);
       }
       region = this.#nextRegion(isDone);
     }
+    task.end();
     this.#reconciling = false;
   }
 
@@ -302,7 +331,6 @@ export class Copier {
     const { regions } = this.#options;
     regions.markClean(region);
     this.#settleSegment(regions.segmentOf(region));
-    this.bytesDone += REGION_BYTES;
     this.#io.regionClean(region);
   }
 
@@ -320,22 +348,26 @@ export class Copier {
 
   /** True when all in-sync copies of the region are connected and equal. */
   async #reconcile(region: number): Promise<boolean> {
-    const { segments, regions } = this.#options;
+    const { segments, regions, context } = this.#options;
     const segment = segments[regions.segmentOf(region)];
     if (segment === undefined) return true;
     if (segment.readableMask === 0 || segment.readableMask !== segment.inSyncMask) return false;
     const { generation } = segment;
     const first = regions.indexInSegment(region) * REGION_BYTES;
     const extents = Array.from({ length: EXTENTS_PER_REGION }, (_, index) => first + index * EXTENT_BYTES);
+    const equalize = async (offsetBytes: number): Promise<void> => {
+      const lost = await this.#copyExtent(segment, offsetBytes, 0, (source) =>
+        segment.replicas.filter((replica) => replica.state === 'in-sync' && (replica !== source || !segment.whole)),
+      );
+      // Blocks that fail their checksum everywhere are refused by every copy alike. What cannot be read now may come back, here or there.
+      if (lost.some(({ isCorrupt }) => !isCorrupt))
+        throw new BraidError('DRIVE', 'a block cannot be read from any in-sync copy');
+    };
     try {
-      await inWindow(extents, async (offsetBytes) => {
-        const lost = await this.#copyExtent(segment, offsetBytes, 0, (source) =>
-          segment.replicas.filter((replica) => replica.state === 'in-sync' && (replica !== source || !segment.whole)),
-        );
-        // Blocks that fail their checksum everywhere are refused by every copy alike. What cannot be read now may come back, here or there.
-        if (lost.some(({ isCorrupt }) => !isCorrupt))
-          throw new BraidError('DRIVE', 'a block cannot be read from any in-sync copy');
-      });
+      // While a client waits for a region nothing holds the copier up.
+      await inWindow(extents, (offset) =>
+        this.#wantedRegions.size > 0 ? equalize(offset) : context.pacer.run(EXTENT_BYTES, () => equalize(offset)),
+      );
     } catch (error) {
       if (error instanceof BraidError) return false;
       throw error;

@@ -17,7 +17,7 @@ import type { StoreCompare, StoreOperation } from '../ports/cluster-store.js';
 import { OPCODE, STATUS, statusName, type Frame } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
 import { readRecord } from '../ports/stored-records.js';
-import { records, type SegmentRecord } from '../protocol/records.js';
+import { records, type SegmentRecord, type VolumeRecord } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
 import type { VolumeId } from '../base/ids.js';
 import type { BufferId } from '../ports/slab.js';
@@ -28,6 +28,8 @@ import type { Replica, ReplicaState, Segment, SegmentCounts, Session } from './s
 
 /** What a segment takes in an OPEN, its drive and layout included, and in the answer, where a region that is hot takes two more. */
 const OPEN_BYTES_PER_SEGMENT = 256;
+/** The volume's record and the rest: the labels are most of it, 32 with 130 bytes each at most. */
+const OPEN_BYTES_REST = 8_192;
 const OPENED_BYTES_PER_SEGMENT = 16;
 /** OPENs of a session that are out at once: the peer takes them in turn, and need not wait for the next. */
 const OPENS_AT_ONCE = 4;
@@ -49,10 +51,9 @@ export interface MembershipEvents {
 export interface MembershipOptions {
   readonly context: CoordinatorContext;
   readonly volumeId: VolumeId;
-  readonly volumeName: string;
+  readonly volume: VolumeRecord;
   readonly epoch: number;
   readonly ownerRevision: number;
-  readonly segmentBytes: number;
   readonly segments: readonly Segment[];
   readonly counts: SegmentCounts;
   readonly sessions: readonly Session[];
@@ -86,8 +87,9 @@ export class Membership {
 
   constructor(options: MembershipOptions) {
     this.#options = options;
-    const answerBytes = OPENED_BYTES_PER_SEGMENT + (2 * options.segmentBytes) / REGION_BYTES;
-    this.#segmentsPerOpen = Math.floor(limits.controlPayloadBytesMax / Math.max(OPEN_BYTES_PER_SEGMENT, answerBytes));
+    const answerBytes = OPENED_BYTES_PER_SEGMENT + (2 * options.volume.segmentBytes) / REGION_BYTES;
+    const bytesMax = limits.controlPayloadBytesMax - OPEN_BYTES_REST;
+    this.#segmentsPerOpen = Math.floor(bytesMax / Math.max(OPEN_BYTES_PER_SEGMENT, answerBytes));
     const now = options.context.clock.nowMs();
     for (const session of options.sessions)
       this.#lives.set(session, { downSinceMs: now, dead: false, attempt: 0, opening: false });
@@ -141,7 +143,7 @@ export class Membership {
 
   /** Opens (or extends) the session with everything the peer holds of the volume. */
   async #openSession(session: Session): Promise<void> {
-    const { context, events, volumeName } = this.#options;
+    const { context, events, volume } = this.#options;
     const life = this.#life(session);
     const attempt = ++life.attempt;
     life.opening = true;
@@ -171,7 +173,7 @@ export class Membership {
       if (error instanceof BraidError && error.code === 'FENCED') events.fenced(error.message);
       else
         context.log.warn(
-          { volume: volumeName, peer: session.peer.name, error: asError(error).message },
+          { volume: volume.name, peer: session.peer.name, error: asError(error).message },
           'cannot open a session',
         );
     } finally {
@@ -180,17 +182,18 @@ export class Membership {
   }
 
   async #open(session: Session, segments: readonly Segment[]): Promise<braid.OpenReply> {
-    const { volumeId, epoch, segmentBytes } = this.#options;
+    const { volumeId, epoch, volume } = this.#options;
     const request = {
       volumeId,
       epoch,
+      volume: records.volume.encode(volume),
       segments: segments.map((segment) => {
         const replica = segment.replicas.find((candidate) => candidate.session === session);
         return {
           index: segment.index,
           driveId: replica?.driveId ?? '',
           generation: segment.generation,
-          sizeBytes: segmentBytes,
+          sizeBytes: volume.segmentBytes,
           layout: records.segment.encode(recordOf(segment)),
           certain: replica !== undefined && isCertain(replica),
         };
@@ -201,7 +204,7 @@ export class Membership {
       throw new BraidError('FENCED', `${session.peer.name} knows a higher epoch of the volume`);
     if (reply.status !== STATUS.OK)
       throw new BraidError('UNAVAILABLE', `${session.peer.name} answered ${statusName(reply.status)} to OPEN`);
-    return readOpened(reply.payload, segmentBytes / REGION_BYTES);
+    return readOpened(reply.payload, volume.segmentBytes / REGION_BYTES);
   }
 
   #sessionOpened(session: Session, handle: number, opened: ReadonlyMap<number, braid.IOpenedSegment>): void {
@@ -269,13 +272,13 @@ export class Membership {
    * go by: a copy that still seems uncertain would be no better than one that has lost something since.
    */
   vouch(segment: Segment): void {
-    const { context, volumeName } = this.#options;
+    const { context, volume } = this.#options;
     for (const replica of segment.replicas) {
       if (!replica.logIsUncertain || !isCertain(replica)) continue;
       const { session } = replica;
       this.reopen(session, [segment]).catch((error: unknown) => {
         // It went away, and is asked again when it is back.
-        const details = { volume: volumeName, peer: session.peer.name, error: asError(error).message };
+        const details = { volume: volume.name, peer: session.peer.name, error: asError(error).message };
         context.log.warn(details, 'cannot renew the activity log of a copy');
       });
     }
@@ -294,9 +297,9 @@ export class Membership {
   }
 
   async #removeFailed(segment: Segment, replica: Replica, reason: string): Promise<void> {
-    const { events, context, volumeName } = this.#options;
+    const { events, context, volume } = this.#options;
     await Promise.resolve(); // the caller is inside a reply: its operation must be whole again first
-    context.log.warn({ volume: volumeName, segment: segment.index, drive: replica.driveId, reason }, 'replica failed');
+    context.log.warn({ volume: volume.name, segment: segment.index, drive: replica.driveId, reason }, 'replica failed');
     if (replica.state === 'syncing' && !replica.joining) {
       replica.state = 'stale';
       segment.refresh();
@@ -372,14 +375,14 @@ export class Membership {
 
   #drop(changes: readonly Change[], reason: string): Promise<void> {
     return this.#serial.run(async () => {
-      const { context, volumeName } = this.#options;
+      const { context, volume } = this.#options;
       await this.#hearSurvivors(changes);
       const valid = changes.filter(({ segment, replica }) => this.#mayDrop(segment, replica));
       if (valid.length === 0) return;
       await this.#commit(valid);
       const drives = [...new Set(valid.map(({ replica }) => replica.driveId))].join(', ');
       const message = `${valid.length} segment(s) lost the copy on drive ${drives}: ${reason}; it catches up by itself when it is back`;
-      context.report('warning', `volume/${volumeName}`, message);
+      context.report('warning', `volume/${volume.name}`, message);
     });
   }
 
@@ -427,10 +430,11 @@ export class Membership {
     const { context, volumeId, ownerRevision, events } = this.#options;
     const compares: StoreCompare[] = [{ key: storeKeys.owner(volumeId), revision: ownerRevision }];
     const operations: StoreOperation[] = [];
+    const nowMs = Math.floor(context.clock.wallMs());
     for (const [segment, changes] of groups) {
       const key = storeKeys.segment(volumeId, segment.index);
       compares.push({ key, revision: segment.revision });
-      operations.push({ type: 'put', key, value: records.segment.encode(changedRecord(segment, changes)) });
+      operations.push({ type: 'put', key, value: records.segment.encode(changedRecord(segment, changes, nowMs)) });
     }
     for (;;) {
       if (this.#closed) return;
@@ -439,8 +443,9 @@ export class Membership {
         await sleep(context.clock, STORE_RETRY_MS);
         continue;
       }
-      for (const [segment, changes] of groups) this.#apply(segment, changes, revision);
+      for (const [segment, changes] of groups) this.#apply(segment, changes, revision, nowMs);
       for (const [segment] of groups) events.segmentChanged(segment);
+      this.#keepLayouts(groups.map(([segment]) => segment));
       return;
     }
   }
@@ -475,7 +480,7 @@ export class Membership {
     }
   }
 
-  #apply(segment: Segment, changes: readonly Change[], revision: number): void {
+  #apply(segment: Segment, changes: readonly Change[], revision: number, nowMs: number): void {
     for (const { replica, toInSync } of changes) {
       replica.state = toInSync ? 'in-sync' : 'stale';
       replica.uncertain = false;
@@ -483,10 +488,29 @@ export class Membership {
       replica.joining = false;
       replica.suspect &&= toInSync; // one that lost power while it joined is in the set now, and has to leave it
       replica.syncedGeneration = toInSync ? 0 : segment.generation;
+      replica.staleSinceMs = toInSync ? 0 : nowMs;
     }
     segment.generation++;
     segment.revision = revision;
     segment.refresh();
+  }
+
+  /**
+   * Has every copy that is open keep the layouts as they are now: the cluster can be rebuilt from its drives. Nobody waits for it. A drive
+   * that has not heard of the change yet does not hide it: what was written since is stamped above the generation of its layout.
+   */
+  #keepLayouts(segments: readonly Segment[]): void {
+    const { context, sessions, volume } = this.#options;
+    for (const session of sessions) {
+      const open = segments.filter(({ replicas }) => replicas.some((one) => one.session === session && one.ready));
+      for (let from = 0; from < open.length; from += this.#segmentsPerOpen) {
+        this.#open(session, open.slice(from, from + this.#segmentsPerOpen)).catch((error: unknown) => {
+          // It went away, and is told when it is back.
+          const details = { volume: volume.name, peer: session.peer.name, error: asError(error).message };
+          context.log.warn(details, 'a layout could not be kept');
+        });
+      }
+    }
   }
 
   // ---- end
@@ -537,11 +561,12 @@ function recordOf(segment: Segment): SegmentRecord {
       driveId: replica.driveId,
       inSync: replica.state === 'in-sync',
       syncedGeneration: replica.syncedGeneration,
+      staleSinceMs: replica.staleSinceMs,
     })),
   };
 }
 
-function changedRecord(segment: Segment, changes: readonly Change[]): SegmentRecord {
+function changedRecord(segment: Segment, changes: readonly Change[], nowMs: number): SegmentRecord {
   const record = recordOf(segment);
   return {
     ...record,
@@ -553,6 +578,7 @@ function changedRecord(segment: Segment, changes: readonly Change[]): SegmentRec
         driveId: replica.driveId,
         inSync: change.toInSync,
         syncedGeneration: change.toInSync ? 0 : segment.generation,
+        staleSinceMs: change.toInSync ? 0 : nowMs,
       };
     }),
   };

@@ -10,6 +10,7 @@
 import { assert } from '../base/assert.js';
 import type { DriveId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
+import type { ReplicaRecord } from '../protocol/records.js';
 import type { Peer } from './peers.js';
 
 export type ReplicaState = 'in-sync' | 'syncing' | 'stale';
@@ -82,6 +83,8 @@ export class Replica {
   state: ReplicaState;
   /** While not in sync: the generation up to which it was (0: never). */
   syncedGeneration: number;
+  /** While not in sync: since when; 0: not known. */
+  staleSinceMs: number;
   /** The segment is open on the session. */
   opened = false;
   /** Regions in its own activity log when it was opened last. */
@@ -98,13 +101,19 @@ export class Replica {
   suspect = false;
   readsInFlight = 0;
 
-  constructor(driveId: DriveId, session: Session, slot: number, inSync: boolean, syncedGeneration: number) {
+  constructor(
+    driveId: DriveId,
+    session: Session,
+    slot: number,
+    { inSync, syncedGeneration, staleSinceMs }: Omit<ReplicaRecord, 'driveId'>,
+  ) {
     assert(slot < limits.targetsPerSegmentMax, 'a segment has a bounded number of targets');
     this.driveId = driveId;
     this.session = session;
     this.slot = slot;
     this.state = inSync ? 'in-sync' : 'stale';
     this.syncedGeneration = syncedGeneration;
+    this.staleSinceMs = staleSinceMs;
   }
 
   get bit(): number {
@@ -183,6 +192,11 @@ export class Segment {
     return this.replicas.some(
       (replica) => (this.readableMask & ~excludedMask & replica.bit) !== 0 && !replica.uncertain,
     );
+  }
+
+  /** Whether no copy that is not connected could have more than those that are: one surely has everything, or all in-sync ones are there. */
+  get hasBest(): boolean {
+    return this.hasCertain(0) || (this.readableMask !== 0 && this.readableMask === this.inSyncMask);
   }
 
   replicaAt(slot: number): Replica {

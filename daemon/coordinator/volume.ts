@@ -8,7 +8,7 @@
  * - 11: a takeover happens only when the previous owner has released the volume or its node's lease has ended.
  */
 import { asError, BraidError } from '../base/errors.js';
-import type { DriveId, NodeId, VolumeId } from '../base/ids.js';
+import type { NodeId, VolumeId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import { EXTENT_BYTES } from '../base/units.js';
 import { sleep, type Timer } from '../ports/clock.js';
@@ -16,22 +16,19 @@ import type { StoreCompare } from '../ports/cluster-store.js';
 import type { ServedSegment, ServedVolume, VerifyReport, VolumeState } from '../ports/shard.js';
 import { OPCODE, STATUS } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
-import { listRecords, readRecord } from '../ports/stored-records.js';
-import {
-  records,
-  type DriveRecord,
-  type OwnerRecord,
-  type SegmentRecord,
-  type VolumeRecord,
-} from '../protocol/records.js';
+import { readRecord } from '../ports/stored-records.js';
+import { records, type OwnerRecord, type VolumeRecord } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
 import { VOLUME_TICK_MS, type CoordinatorContext } from './context.js';
 import { Copier } from './copier.js';
+import { Healer } from './healer.js';
 import { VolumeIo } from './io.js';
 import { VolumeLayout } from './layout.js';
+import { loadSegments, type LoadedSegments } from './load-segments.js';
 import { Membership } from './membership.js';
+import { Progress } from './progress.js';
 import { RegionTracker } from './regions.js';
-import { Replica, Segment, SegmentCounts, type Session } from './segment.js';
+import type { Replica, Segment, SegmentCounts, Session } from './segment.js';
 import { verifyReplicas } from './verify.js';
 
 const COOL_IDLE_TICKS = limits.coolAfterIdleMs / VOLUME_TICK_MS;
@@ -43,6 +40,7 @@ const OPEN_GRACE_MS = 2 * limits.reconnectGraceMs;
 const OPEN_GIVE_UP_MS = 10_000;
 /** How long a release waits for client I/O that cannot end (suspended writes). */
 const RELEASE_WAIT_MS = 5_000;
+const LAST_RESORT = '; if they are lost for good, detach the volume and see braid volume force-primary --help';
 const STORE_ATTEMPTS = 5;
 const STORE_RETRY_MS = 200;
 
@@ -66,13 +64,14 @@ export class Volume {
   readonly #regions: RegionTracker;
   readonly #membership: Membership;
   readonly #copier: Copier;
+  readonly #healer: Healer;
+  readonly #progress: Progress;
   #state: VolumeState = 'opening';
   #reason = '';
   #ticks: Timer | null = null;
   /** When opening last got further: a large volume takes its time. */
   #progressMs = 0;
   #wakeOpening: () => void = () => undefined;
-  #resyncing = false;
   #cooling = false;
   #verifying = false;
 
@@ -110,12 +109,19 @@ export class Volume {
       ...shared,
       counts,
       volumeId: id,
-      volumeName: volume.name,
+      volume,
       ownerRevision: revision,
-      segmentBytes: volume.segmentBytes,
       events: this.#membershipEvents(),
     });
-    this.#copier = new Copier({ ...shared, layout: this.#layout, volumeName: volume.name }, this.io, this.#membership);
+    this.#progress = new Progress(() => context.clock.nowMs());
+    const naming = { volumeName: volume.name, progress: this.#progress };
+    this.#copier = new Copier({ ...shared, ...naming, layout: this.#layout }, this.io, this.#membership);
+    this.#healer = new Healer({
+      ...{ ...shared, ...naming, counts },
+      membership: this.#membership,
+      copier: this.#copier,
+      isServing: () => this.#state === 'serving',
+    });
   }
 
   #ioHooks(): ConstructorParameters<typeof VolumeIo>[0]['hooks'] {
@@ -205,20 +211,20 @@ export class Volume {
     this.#ticks = this.#context.ticker.add(() => this.#tick());
   }
 
-  /** All in-sync copies are there, or the grace is over and every segment has one that surely has everything. */
+  /** All in-sync copies are there, or the grace is over and no segment has to wait for more. */
   #opened(idleMs: number): boolean {
     if (this.#counts.incomplete === 0) return true;
-    return idleMs >= OPEN_GRACE_MS && this.#segments.every((segment) => segment.hasCertain(0));
+    return idleMs >= OPEN_GRACE_MS && this.#segments.every((segment) => segment.hasBest);
   }
 
   #noCopy(): BraidError {
-    const missing = this.#segments.filter((segment) => !segment.hasCertain(0));
+    const missing = this.#segments.filter((segment) => !segment.hasBest);
     const absent = missing.flatMap(({ replicas }) =>
       replicas.filter(({ state, ready }) => state === 'in-sync' && !ready),
     );
     const drives = new Set(absent.map(({ driveId }) => driveId));
     const why = 'no in-sync copy answers that surely has every acknowledged write';
-    const message = `volume ${this.name}: ${why} (${missing.length} segment(s)); start the agents that hold drive ${[...drives].join(', ')}`;
+    const message = `volume ${this.name}: ${why} (${missing.length} segment(s)); start the agents that hold drive ${[...drives].join(', ')}${LAST_RESORT}`;
     return new BraidError('UNAVAILABLE', message);
   }
 
@@ -265,50 +271,8 @@ export class Volume {
     if (!this.#context.leaseValid()) this.#fence('the node lease may have run out');
     this.#regions.tick++;
     void this.#membership.dropOverdue().then(() => this.#membership.reviveSessions());
-    void this.#resyncNext();
+    this.#healer.tick();
     void this.#cool(COOL_IDLE_TICKS, COOL_BATCHES_PER_TICK);
-  }
-
-  async #resyncNext(): Promise<void> {
-    if (this.#resyncing || this.#counts.degraded === 0) return;
-    this.#resyncing = true;
-    try {
-      for (const segment of this.#segments) {
-        for (const replica of segment.replicas) {
-          const isReady = replica.session.open && !this.#regions.hasDirty(segment.index);
-          const isWanted = (replica.state === 'stale' && isReady) || this.#copier.isDue(replica);
-          if (this.#state === 'serving' && isWanted) await this.#resync(segment, replica);
-        }
-      }
-    } finally {
-      this.#resyncing = false;
-    }
-  }
-
-  async #resync(segment: Segment, replica: Replica): Promise<void> {
-    const { log, report } = this.#context;
-    const bytesBefore = this.#copier.bytesDone;
-    try {
-      if (!(await this.#catchUp(segment, replica))) return;
-      const bytes = this.#copier.bytesDone - bytesBefore;
-      report(
-        'info',
-        `volume/${this.name}`,
-        `segment ${segment.index}: the copy on drive ${replica.driveId} is in sync again (${bytes} bytes copied)`,
-      );
-    } catch (error) {
-      log.warn(
-        { volume: this.name, segment: segment.index, drive: replica.driveId, error: asError(error).message },
-        'resync interrupted',
-      );
-    }
-  }
-
-  /** False when the replica cannot be opened, or waits for what is damaged at the others. */
-  async #catchUp(segment: Segment, replica: Replica): Promise<boolean> {
-    if (replica.state === 'syncing') return this.#copier.resume(segment, replica);
-    await this.#membership.reopen(replica.session, [segment]);
-    return replica.ready && (await this.#copier.resync(segment, replica));
   }
 
   /** Invariant 7: orders idle regions cooled at every replica that has all of them; what fails stays hot. */
@@ -403,8 +367,9 @@ export class Volume {
       state,
       reason,
       segmentsDegraded: this.#counts.degraded,
-      resyncBytesDone: this.#copier.bytesDone,
-      resyncBytesTotal: this.#copier.bytesTotal,
+      resyncBytesDone: this.#progress.bytesCopied,
+      resyncBytesTotal: this.#progress.bytesCopied + this.#progress.bytesLeft,
+      copies: this.#progress.copies(),
     };
   }
 
@@ -530,57 +495,4 @@ export async function abandonOwnership(context: CoordinatorContext, id: VolumeId
   const owner = await readRecord(context.store, storeKeys.owner(id), records.owner);
   if (owner?.value.nodeId !== context.nodeId || owner.value.incarnation !== context.incarnation) return;
   await swapOwner(context, id, owner.revision, { epoch: owner.value.epoch, nodeId: '', incarnation: '' });
-}
-
-interface LoadedSegments {
-  readonly segments: readonly Segment[];
-  readonly sessions: readonly Session[];
-  readonly counts: SegmentCounts;
-}
-
-async function loadSegments(context: CoordinatorContext, volume: VolumeRecord): Promise<LoadedSegments> {
-  const id = volume.id as VolumeId;
-  const stored = await listRecords(context.store, storeKeys.segments(id), records.segment);
-  const drives = await listRecords(context.store, storeKeys.drives, records.drive);
-  const sessions: Session[] = [];
-  const sessionFor = (drive: DriveRecord): Session => {
-    const peer = context.peers.peer(drive.nodeId as NodeId, drive.shard);
-    const known = sessions.find((session) => session.peer === peer);
-    if (known !== undefined) return known;
-    const session = {
-      peer,
-      index: sessions.length,
-      handle: 0,
-      open: false,
-      incarnation: '',
-      writesAcked: 1,
-      writesFlushed: 0,
-      targetCopies: 0,
-      shutCopies: 0,
-    };
-    sessions.push(session);
-    return session;
-  };
-  // Segments come by the thousand: what they say of their drives is kept once.
-  const homes = new Map<string, { readonly driveId: DriveId; readonly session: Session }>();
-  const homeOf = (driveId: string) => {
-    const known = homes.get(driveId);
-    if (known !== undefined) return known;
-    const drive = drives.records.find(({ value }) => value.id === driveId)?.value;
-    if (drive === undefined)
-      throw new BraidError('CORRUPT', `drive ${driveId} of volume ${id} is not in the cluster store`);
-    const home = { driveId: drive.id as DriveId, session: sessionFor(drive) };
-    homes.set(drive.id, home);
-    return home;
-  };
-  const toReplica = (replica: SegmentRecord['replicas'][number], slot: number): Replica => {
-    const { driveId, session } = homeOf(replica.driveId);
-    return new Replica(driveId, session, slot, replica.inSync, replica.syncedGeneration);
-  };
-  const counts = new SegmentCounts(volume.minInSync);
-  const segments = stored.records.map(
-    ({ value, revision }) =>
-      new Segment(value.index, value.generation, revision, value.replicas.map(toReplica), counts),
-  );
-  return { segments, sessions, counts };
 }

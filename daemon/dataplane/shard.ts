@@ -11,6 +11,7 @@ import type { DriveId, NodeId, VolumeId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import type { CoordinatorContext } from '../coordinator/context.js';
 import { InternalBuffers, Serial, Ticker, VOLUME_TICK_MS, type Severity } from '../coordinator/context.js';
+import { CopyPacer } from '../coordinator/copy-pacer.js';
 import { OperationBudget } from '../coordinator/operation-budget.js';
 import { PeerPool, type PeerListener } from '../coordinator/peers.js';
 import { abandonOwnership, Volume } from '../coordinator/volume.js';
@@ -22,13 +23,22 @@ import type { EventSink } from '../ports/event-sink.js';
 import type { Log } from '../ports/log.js';
 import type { MetaStoreOpener } from '../ports/meta-store.js';
 import type { Network, NetworkHandler } from '../ports/network.js';
-import type { ServedSegment, ServedVolume, ShardControl, ShardStats, VerifyReport } from '../ports/shard.js';
+import type {
+  DriveCopies,
+  ServedSegment,
+  ServedVolume,
+  ShardControl,
+  ShardStats,
+  VerifyReport,
+} from '../ports/shard.js';
 import { POOL_FRONTEND, POOL_INTERNAL, POOL_PEER, type Pool, type Slab } from '../ports/slab.js';
 import { OPCODE, STATUS, statusName } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
 import { readRecord } from '../ports/stored-records.js';
 import { records } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
+import type { KeptDrive } from '../ports/kept-drive.js';
+import { readKeptState } from '../replica/kept-state.js';
 import { ReplicaDrive } from '../replica/drive.js';
 import { ReplicaServer } from '../replica/server.js';
 import { LOOPBACK, Switchboard } from './switchboard.js';
@@ -132,6 +142,7 @@ export class Shard implements ShardControl {
       incarnation,
       resolve: (node, shard) => this.#resolve(node, shard),
     });
+    const budget = new OperationBudget();
     this.#context = {
       store,
       peers: this.#peers,
@@ -147,7 +158,8 @@ export class Shard implements ShardControl {
         parts.events.report({ severity, subject, message });
       },
       buffers: new InternalBuffers(slab),
-      budget: new OperationBudget(),
+      budget,
+      pacer: new CopyPacer(clock, () => budget.starts),
     };
     slab.onAvailable = (pool) => {
       this.#onSlabAvailable(pool);
@@ -226,6 +238,10 @@ export class Shard implements ShardControl {
     });
     this.#replicas.addDrive(drive);
     return { slotCount: drive.slotCount };
+  }
+
+  readDrive(directory: string): Promise<KeptDrive> {
+    return readKeptState(this.#parts.metas, directory);
   }
 
   closeDrive(driveId: DriveId): Promise<void> {
@@ -315,6 +331,19 @@ export class Shard implements ShardControl {
     if (volume === undefined)
       throw new BraidError('NOT_FOUND', 'the volume is not served by this shard; attach it first');
     return volume.verify();
+  }
+
+  copiesOf(volumeId: VolumeId): Promise<readonly DriveCopies[]> {
+    const drives = [...this.#replicas.drives()].filter(({ isServing }) => isServing);
+    const copies = drives.map((drive) => {
+      const own = [...drive.replicas()].filter((replica) => replica.volumeId === volumeId && replica.isUncertain);
+      return { driveId: drive.id, uncertainSegments: own.map(({ segment }) => segment) };
+    });
+    return Promise.resolve(copies);
+  }
+
+  setCopyBandwidth(bytesPerSecond: number | null): void {
+    this.#context.pacer.setBandwidth(bytesPerSecond);
   }
 
   setLeaseDeadline(deadlineMs: number): void {

@@ -4,10 +4,10 @@
 import type { VolumeId } from '../base/ids.js';
 import { assert } from '../base/assert.js';
 
-export const TABLE = { SUPERBLOCK: 0, EPOCH: 1, LAYOUT: 2, EXTENT: 3, ACTIVITY: 4, FREED: 5 } as const;
+export const TABLE = { SUPERBLOCK: 0, EPOCH: 1, LAYOUT: 2, EXTENT: 3, ACTIVITY: 4, FREED: 5, VOLUME: 6 } as const;
 
 /** Keys are exactly this long, by table. */
-const KEY_BYTES: readonly (number | undefined)[] = [1, 17, 21, 25, 25, 5];
+const KEY_BYTES: readonly (number | undefined)[] = [1, 17, 21, 25, 25, 5, 17];
 
 /** Whether a key is one that this version writes. */
 export function isKnownKey(key: Uint8Array): boolean {
@@ -85,6 +85,10 @@ export function layoutKey(volume: Uint8Array, segment: number): Uint8Array {
   const key = volumeKey(TABLE.LAYOUT, volume, ITEM_AT);
   writeU32(key, SEGMENT_AT, segment);
   return key;
+}
+
+export function volumeRecordKey(volume: Uint8Array): Uint8Array {
+  return volumeKey(TABLE.VOLUME, volume, SEGMENT_AT);
 }
 
 export function extentKey(volume: Uint8Array, segment: number, extent: number): Uint8Array {

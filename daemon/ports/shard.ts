@@ -3,6 +3,7 @@
  * Everything here is plain data (structured clone), and slow path only.
  */
 import type { DriveId, NodeId, VolumeId } from '../base/ids.js';
+import type { KeptDrive } from './kept-drive.js';
 import type { OperationCounters } from '../base/operation-counters.js';
 
 export type VolumeState = 'opening' | 'reconciling' | 'serving' | 'suspended' | 'fenced' | 'releasing';
@@ -16,9 +17,24 @@ export interface ServedVolume {
   readonly reason: string;
   /** Segments with a copy that is not in sync. */
   readonly segmentsDegraded: number;
-  /** Bytes copied and to be copied by resync and reconcile that are under way. */
+  /** Bytes copied since this owner took the volume; and with those that the copying under way has still to do. */
   readonly resyncBytesDone: number;
   readonly resyncBytesTotal: number;
+  /** What is being copied now. */
+  readonly copies: readonly CopyProgress[];
+}
+
+/** resync: a copy catches up; rebuild: a new copy is made; reconcile: copies are made equal after an unclean owner. */
+export type CopyKind = 'resync' | 'rebuild' | 'reconcile';
+
+export interface CopyProgress {
+  readonly kind: CopyKind;
+  /** To which drive; null: all copies. */
+  readonly driveId: DriveId | null;
+  readonly bytesDone: number;
+  readonly bytesTotal: number;
+  /** Smoothed; 0 while it is not known, or while nothing moves. */
+  readonly bytesPerSecond: number;
 }
 
 export interface ServedSegment {
@@ -29,6 +45,13 @@ export interface ServedSegment {
     readonly state: 'in-sync' | 'syncing' | 'stale';
     readonly connected: boolean;
   }[];
+}
+
+/** What a drive that is open says of its copies of a volume. */
+export interface DriveCopies {
+  readonly driveId: DriveId;
+  /** Segments whose copy may lack writes that were not flushed when the node lost power. */
+  readonly uncertainSegments: readonly number[];
 }
 
 /** Result of comparing all in-sync replicas of a volume, extent by extent. */
@@ -84,6 +107,8 @@ export interface ShardStats {
 export interface ShardControl {
   /** Opens a formatted drive and serves its replicas. Rejects with `BraidError` (DRIVE, CORRUPT, CONFLICT, ...) and leaves everything else as it was. */
   openDrive(driveId: DriveId, directory: string): Promise<{ readonly slotCount: number }>;
+  /** What a drive keeps of the cluster; it must not be open. Rejects with `BraidError` (DRIVE, CORRUPT) and changes nothing. */
+  readDrive(directory: string): Promise<KeptDrive>;
   /** Stops serving the drive after its I/O has ended. */
   closeDrive(driveId: DriveId): Promise<void>;
   /**
@@ -100,6 +125,8 @@ export interface ShardControl {
   servedVolumes(): Promise<readonly ServedVolume[]>;
   /** By index; none when the volume is not served here. */
   servedSegments(volumeId: VolumeId): Promise<readonly ServedSegment[]>;
+  /** Of every open drive of this shard, whether it holds copies of the volume or not. */
+  copiesOf(volumeId: VolumeId): Promise<readonly DriveCopies[]>;
   /** Compares all in-sync replicas of a volume that is served here. */
   verifyVolume(volumeId: VolumeId): Promise<VerifyReport>;
   /**
@@ -111,6 +138,8 @@ export interface ShardControl {
     epoch: number,
     segments: readonly { readonly index: number; readonly driveId: DriveId }[],
   ): Promise<void>;
+  /** What the copiers of this shard may copy a second, all volumes together; null: no bound. */
+  setCopyBandwidth(bytesPerSecond: number | null): void;
   /** The node's lease cannot have ended before `deadlineMs` on the monotonic clock (`Clock.nowMs` of any thread of this host). */
   setLeaseDeadline(deadlineMs: number): void;
   stats(): Promise<ShardStats>;

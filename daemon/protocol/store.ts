@@ -13,6 +13,7 @@
  * segments/<volumeId>/<index>    Segment; index as 5 hex digits, so that key order is numeric order
  * creating/<volumeId>            empty, under the creator's lease: its records are being written
  * status/<volumeId>              VolumeStatus, under the owner's node lease
+ * recovering                     empty: the store is being rebuilt from the drives, and not complete
  * events/<timeMs><random>        Event; oldest are pruned
  * ```
  */
@@ -28,14 +29,17 @@ export const storeKeys = {
   drive: (id: DriveId) => `drives/${id}`,
   volumes: 'volumes/',
   volume: (id: VolumeId) => `volumes/${id}`,
+  names: 'names/',
   name: (name: string) => `names/${name}`,
   owners: 'owners/',
   owner: (id: VolumeId) => `owners/${id}`,
   attachments: 'attachments/',
   attachment: (id: VolumeId) => `attachments/${id}`,
+  segmentsAll: 'segments/',
   segments: (id: VolumeId) => `segments/${id}/`,
   segment: (id: VolumeId, index: number) => `segments/${id}/${index.toString(16).padStart(5, '0')}`,
   statuses: 'status/',
   status: (id: VolumeId) => `status/${id}`,
+  recovering: 'recovering',
   events: 'events/',
 } as const;

@@ -10,7 +10,7 @@ import { isUuid } from '../format/keys.js';
 import { OPCODE, STATUS, type Status } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
 import type { ReplicaDrive } from './drive.js';
-import type { RegionsToCool } from './drive-maintenance.js';
+import type { RegionsToCool, VolumeToOpen } from './drive-maintenance.js';
 import type { OperationTable } from './operations.js';
 import type { Replica } from './replica.js';
 import {
@@ -104,11 +104,18 @@ export class ControlRequests {
       this.#host.registry.forgetIfIdle(volume);
       return this.#host.answer(op, STATUS.FENCED, NOTHING);
     }
-    await volume.inTurn(() => this.#openInTurn(op, volume, opening, segments));
+    const { volume: record } = request;
+    await volume.inTurn(() => this.#openInTurn(op, volume, opening, segments, record));
     this.#host.registry.forgetIfIdle(volume);
   }
 
-  async #openInTurn(op: number, volume: VolumeState, opening: Opening, segments: braid.OpenSegment[]): Promise<void> {
+  async #openInTurn(
+    op: number,
+    volume: VolumeState,
+    opening: Opening,
+    segments: braid.OpenSegment[],
+    record: Uint8Array,
+  ): Promise<void> {
     const { registry } = this.#host;
     const isBeaten = () =>
       volume.opening === null ||
@@ -119,7 +126,8 @@ export class ControlRequests {
     await registry.drain(volume);
     this.#raise(volume, this.#highestEpoch(volume), opening);
     if (isBeaten()) return this.#host.answer(op, STATUS.FENCED, NOTHING);
-    const opened = await this.#openOnDrives(volume, opening.epoch, segments);
+    const { id, bytes } = volume;
+    const opened = await this.#openOnDrives({ id, bytes, epoch: opening.epoch, record }, segments);
     // A CLOSE may have come meanwhile, and may come while this goes on after the wait: looked at again before a session starts.
     while (volume.ending.size > 0) await registry.drain(volume);
     if (isBeaten()) return this.#host.answer(op, STATUS.FENCED, NOTHING);
@@ -142,7 +150,7 @@ export class ControlRequests {
   }
 
   /** Per segment that has its drive here: itself, or why not. One commit per drive. */
-  async #openOnDrives(volume: VolumeState, epoch: number, segments: readonly braid.OpenSegment[]) {
+  async #openOnDrives(volume: VolumeToOpen, segments: readonly braid.OpenSegment[]) {
     const opened = new Map<number, OpenSegment | Status>();
     const byDrive = new Map<ReplicaDrive, braid.OpenSegment[]>();
     for (const segment of segments) {
@@ -152,7 +160,7 @@ export class ControlRequests {
     }
     await Promise.all(
       [...byDrive].map(async ([drive, mine]) => {
-        const replicas = drive.isServing ? await drive.openReplicas(volume.id, volume.bytes, epoch, mine) : null;
+        const replicas = drive.isServing ? await drive.openReplicas(volume, mine) : null;
         for (const [index, segment] of mine.entries()) {
           const replica = replicas === null ? STATUS.IO_ERROR : (replicas[index] ?? STATUS.BAD_REQUEST);
           opened.set(

@@ -5,7 +5,7 @@ import { assert } from '../base/assert.js';
 import type { VolumeId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import { EXTENTS_PER_REGION } from '../base/units.js';
-import { activityKey, epochKey, extentKey, freedKey, layoutKey } from '../format/keys.js';
+import { activityKey, epochKey, extentKey, freedKey, layoutKey, volumeRecordKey } from '../format/keys.js';
 import { decodeEpoch, decodeLayout, encodeEpoch, encodeLayout, type Layout } from '../format/records.js';
 import type { MetaOperation } from '../ports/meta-store.js';
 import { STATUS, type Status } from '../protocol/frame.js';
@@ -42,6 +42,16 @@ export interface SegmentToOpen {
   readonly certain: boolean;
 }
 
+/** What an OPEN says of the volume as a whole. */
+export interface VolumeToOpen {
+  readonly id: VolumeId;
+  /** The 16 bytes of the id. */
+  readonly bytes: Uint8Array;
+  readonly epoch: number;
+  /** Encoded `Volume` record; empty when the owner did not send it. */
+  readonly record: Uint8Array;
+}
+
 export interface RegionsToCool {
   readonly replica: Replica;
   readonly regions: readonly number[];
@@ -73,13 +83,11 @@ export class DriveMaintenance {
   }
 
   /**
-   * Makes durable that the volume is at `epoch` (invariant 2), each segment's layout, and the replicas that are not here yet, empty.
+   * Makes durable that the volume is at its epoch (invariant 2), its record, each segment's layout, and the replicas that are not here yet, empty.
    * Returns the replicas; null for a segment whose size contradicts what is stored; or null when the drive has failed.
    */
   async openReplicas(
-    volumeId: VolumeId,
-    volume: Uint8Array,
-    epoch: number,
+    { id: volumeId, bytes: volume, epoch, record }: VolumeToOpen,
     segments: readonly SegmentToOpen[],
   ): Promise<(Replica | null)[] | null> {
     const { activity, read, committer, replicas } = this.#parts;
@@ -91,14 +99,16 @@ export class DriveMaintenance {
     });
     const renewed: RenewedRegion[] = [];
     const isDurable = await committer.commit((operations) => {
+      const put = (key: Uint8Array, value: Uint8Array): void => {
+        if (!isEqual(read(key), value)) operations.push({ key, value });
+      };
       if (seen < epoch) operations.push({ key: epochKey(volume), value: encodeEpoch(epoch) });
+      if (record.length > 0) put(volumeRecordKey(volume), record);
       for (const [index, segment] of segments.entries()) {
         const replica = opened[index] ?? null;
         if (replica === null) continue;
         if (segment.certain) renewed.push(...activity.renew(replica, operations));
-        const key = layoutKey(volume, segment.index);
-        const value = encodeLayout(segment.generation, segment.layout);
-        if (!isEqual(read(key), value)) operations.push({ key, value });
+        put(layoutKey(volume, segment.index), encodeLayout(segment.generation, segment.layout));
       }
     });
     if (!isDurable) return null;

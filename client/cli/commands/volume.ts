@@ -5,6 +5,7 @@ import { Failed, UsageError } from '../errors.js';
 import type { Output } from '../output.js';
 import { formatCount, formatSize } from '../units.js';
 import { paintState } from './status.js';
+import { addForcePrimary } from './volume-force.js';
 import { nbdFacts, printVolume } from './volume-show.js';
 
 const WAIT_SECONDS_MAX = 300;
@@ -29,6 +30,7 @@ export function volumeCommand(surroundings: Surroundings): Command {
   addAttach(group, surroundings);
   addDetach(group, surroundings);
   addVerify(group, surroundings);
+  addForcePrimary(group, surroundings);
   return group;
 }
 

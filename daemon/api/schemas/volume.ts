@@ -43,6 +43,38 @@ export const CreateVolume = Type.Object(
 );
 export type CreateVolume = Static<typeof CreateVolume>;
 
+const EtaSeconds = Type.Union([Type.Integer({ minimum: 0 }), Type.Null()], {
+  description: 'Seconds left at this rate; null while that is not known',
+});
+const copyFigures = {
+  bytesDone: bytes('Copied'),
+  bytesTotal: bytes('To copy, done included'),
+  bytesPerSecond: bytes('Smoothed rate; 0 while it is not known, or while nothing moves'),
+  etaSeconds: EtaSeconds,
+};
+
+export const CopyProgress = Type.Object({
+  kind: Type.Enum(['resync', 'rebuild', 'reconcile'], {
+    type: 'string',
+    description: 'A copy catches up; a new copy is made; copies are made equal after their owner died',
+  }),
+  driveId: Type.Optional(Type.String({ description: 'To which drive; absent: all copies' })),
+  node: Type.Optional(Type.String({ description: 'Name of the node of that drive' })),
+  path: Type.Optional(Type.String({ description: 'Directory of that drive' })),
+  ...copyFigures,
+});
+export type CopyProgress = Static<typeof CopyProgress>;
+
+export const Resync = Type.Object(
+  {
+    ...copyFigures,
+    copies: Type.Array(CopyProgress),
+    bytesCopied: bytes('Copied since the owner took the volume'),
+  },
+  { description: 'What is being copied now, all together and each; all 0 when nothing is' },
+);
+export type Resync = Static<typeof Resync>;
+
 export const VolumeSummary = Type.Object(
   {
     id: Type.String(),
@@ -53,6 +85,7 @@ export const VolumeSummary = Type.Object(
     reason: Type.String({ description: 'Why the health is not ok; empty when it is' }),
     node: Type.Optional(Type.String({ description: 'Name of the node that it is attached to' })),
     device: Type.Optional(Type.String({ description: 'Block device on that node' })),
+    resync: Resync,
     createdMs: Type.Integer({ description: 'Milliseconds since 1970' }),
   },
   { $id: 'VolumeSummary' },
@@ -107,10 +140,6 @@ export const Volume = Type.Object(
     ),
     nbdUri: Type.Optional(NbdUri),
     nbdTcpUri: Type.Optional(NbdTcpUri),
-    resync: Type.Object({
-      bytesDone: bytes('Copied'),
-      bytesTotal: bytes('To copy, done included; 0 when nothing is under way'),
-    }),
     segments: Type.Array(Segment),
   },
   { $id: 'Volume' },

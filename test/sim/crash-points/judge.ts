@@ -230,7 +230,8 @@ class Look {
       const segments = replicas.map(({ segment }) => ({
         ...{ index: segment, sizeBytes: SEGMENT_BYTES, generation: 1, layout: new Uint8Array(0), certain: false },
       }));
-      await run(drive.openReplicas(id as VolumeId, bytes, (epochs.get(id)?.asked ?? 0) + 1, segments));
+      const epoch = (epochs.get(id)?.asked ?? 0) + 1;
+      await run(drive.openReplicas({ id: id as VolumeId, bytes, epoch, record: new Uint8Array(0) }, segments));
       const status = await run(drive.cool(replicas.map((replica) => ({ replica, regions: replica.hotRegions() }))));
       if (status !== STATUS.OK) this.#errors.push(`cooling ends with ${status}`);
     }

@@ -160,7 +160,8 @@ export class SimSlab implements Slab {
   }
 
   #bytesAt(offsetBytes: number, lengthBytes: number): Uint8Array {
-    if (lengthBytes === 0) return NOTHING; // perhaps at the end of the last chunk
+    // Nothing, at the end of a buffer that ends with the last chunk.
+    if (lengthBytes === 0) return NOTHING;
     const chunk = this.#chunks[Math.floor(offsetBytes / CHUNK_BYTES)];
     assert(chunk !== undefined, 'a buffer lies in a chunk that is there');
     const start = offsetBytes % CHUNK_BYTES;

@@ -105,7 +105,13 @@ export class SimWorld {
       lingerChance,
     });
     this.storeState = new SimStoreState(this.clock, this.random.fork('store'));
-    const cluster = { id: this.clusterId, name: 'simulated', formatVersion: CLUSTER_FORMAT_VERSION, createdMs: 0 };
+    const cluster = {
+      id: this.clusterId,
+      name: 'simulated',
+      formatVersion: CLUSTER_FORMAT_VERSION,
+      createdMs: 0,
+      resyncBandwidthBytes: 0,
+    };
     this.storeState.txn([], [{ type: 'put', key: storeKeys.cluster, value: records.cluster.encode(cluster) }]);
     for (let index = 0; index < this.options.nodes; index++) {
       const slotCount = this.options.slotCounts[index] ?? this.options.slotCount;
@@ -261,7 +267,7 @@ export class SimWorld {
     const operations: StoreOperation[] = [];
     const segments = Math.ceil(volumeBytes / (segmentBytes * stripeWidth)) * stripeWidth;
     for (let index = 0; index < segments; index++) {
-      const replicas = driveIds.map((driveId) => ({ driveId, inSync: true, syncedGeneration: 0 }));
+      const replicas = driveIds.map((driveId) => ({ driveId, inSync: true, syncedGeneration: 0, staleSinceMs: 0 }));
       const value = records.segment.encode({ index, generation: 1, replicas });
       operations.push({ type: 'put', key: storeKeys.segment(volumeId, index), value });
     }

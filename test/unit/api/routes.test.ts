@@ -1,7 +1,10 @@
 import t from 'tap';
 import type { DriveId, VolumeId } from '../../../daemon/base/ids.js';
 import { limits } from '../../../daemon/base/limits.js';
-import { ApiWorld } from './fixture.js';
+import { putRecord } from '../../../daemon/control/cluster-state.js';
+import { records, type ReplicaRecord } from '../../../daemon/protocol/records.js';
+import { storeKeys } from '../../../daemon/protocol/store.js';
+import { ApiWorld, type TestApi } from './fixture.js';
 
 const GIB = 2 ** 30;
 const v1 = { name: 'v1', size: '64Mi' };
@@ -51,6 +54,28 @@ t.test('cluster and nodes: health, counts, capacity, reasons', async (t) => {
     { name: 'node-b', alive: false },
     { name: 'node-c', alive: true },
   ]);
+});
+
+t.test('settings: every node follows the bandwidth of resync, and it survives', async (t) => {
+  const world = new ApiWorld('settings');
+  const [a, b] = await world.start(2);
+  t.match((await world.ask(a, 'GET', '/v1/cluster')).body, { settings: { resyncBandwidthBytes: null } });
+  const changed = await world.ask(b, 'PATCH', '/v1/cluster', { resyncBandwidth: '200Mi' });
+  t.match(changed, { status: 200, body: { settings: { resyncBandwidthBytes: 200 * 2 ** 20 } } });
+  await world.sleep(100);
+  t.equal(a.node.shard.copyBandwidth, 200 * 2 ** 20);
+  t.match(await world.ask(a, 'PATCH', '/v1/cluster', { resyncBandwidth: '10Ki' }), {
+    status: 400,
+    body: { error: { code: 'INVALID_ARGUMENT', message: /at least 1 MiB/ } },
+  });
+  await world.ask(a, 'PATCH', '/v1/cluster', { resyncBandwidth: null });
+  await world.sleep(100);
+  t.equal(a.node.shard.copyBandwidth, null);
+  const { events } = (await world.ask(a, 'GET', '/v1/events')).body as never as { events: Record<string, string>[] };
+  t.same(
+    events.filter(({ subject }) => subject === 'cluster').map(({ message }) => message),
+    ['the resync bandwidth of each node is 200 MiB/s', 'the resync bandwidth of each node has no bound'],
+  );
 });
 
 t.test('drives: listed with what their nodes say, added here and elsewhere', async (t) => {
@@ -169,7 +194,12 @@ t.test('volumes: created, listed, shown', async (t) => {
         health: 'ok',
         reason: '',
       },
-      ...{ segmentBytes: 32 * 2 ** 20, labels: { app: 'db' }, epoch: 0, resync: { bytesDone: 0, bytesTotal: 0 } },
+      ...{
+        segmentBytes: 32 * 2 ** 20,
+        labels: { app: 'db' },
+        epoch: 0,
+        resync: { bytesDone: 0, bytesTotal: 0, etaSeconds: null },
+      },
     },
   });
   const shown = await world.ask(b, 'GET', '/v1/volumes/v1');
@@ -446,3 +476,97 @@ t.test('what is not a request of ours', async (t) => {
   const broken = await world.ask(a, 'GET', '/v1/stats');
   t.match(broken, { status: 500, body: { error: { code: 'INTERNAL', message: /its log has the details/ } } });
 });
+
+t.test(
+  'force-primary: says what would be given up, does it when that is accepted, never beside a better copy',
+  async (t) => {
+    const world = new ApiWorld('force primary');
+    const [a, b] = await world.start(2);
+    const { body: volume } = await world.ask(a, 'POST', '/v1/volumes', v1);
+    const drive = (node: TestApi) => node.node.agent.drives.list()[0]?.record.id ?? '';
+    const id = String(volume['id']) as VolumeId;
+    const copy = (driveId: string, inSync: boolean) => ({ driveId, inSync, syncedGeneration: 1, staleSinceMs: 1_234 });
+    const record = { index: 0, generation: 2, replicas: [copy(drive(a), false), copy(drive(b), true)] };
+    await world.run(world.state.commit([], [putRecord(storeKeys.segment(id, 0), records.segment, record)]));
+    const force = (body: object) => world.ask(a, 'POST', '/v1/volumes/v1/force-primary', body);
+    const copies = await world.ask(b, 'GET', '/v1/volumes/v1/copies');
+    t.same(copies.body, { drives: [{ id: drive(b), uncertainSegments: [] }] });
+    t.match(await force({ drive: drive(a) }), { status: 409, body: { error: { message: /can be reached/ } } });
+    world.peers.cut.add('http://node-b');
+    t.match(await force({ drive: drive(a) }), {
+      status: 503,
+      body: { error: { message: /node-b is alive and does not/ } },
+    });
+    world.crash(b.node);
+    await world.sleep(limits.leaseTtlMs + 100);
+    const wanted = { index: 0, generation: 2, copyGeneration: 1, staleSinceMs: 1_234, missingDrives: [drive(b)] };
+    t.match(await force({ drive: drive(a) }), { status: 200, body: { done: false, segments: [wanted] } });
+    t.match(await force({ drive: drive(a), acceptLoss: true }), {
+      status: 200,
+      body: { done: true, segments: [wanted] },
+    });
+    t.match((await world.ask(a, 'GET', '/v1/volumes/v1')).body['segments'], [{ generation: 3 }]);
+    t.match(await force({}), { status: 400, body: { error: { message: /needs "drive"/ } } });
+  },
+);
+
+t.test(
+  'recovery: reads what nodes remember, refuses on a store in use, restores nothing that is doubtful',
+  async (t) => {
+    const world = new ApiWorld('recovery');
+    const [a, b] = await world.start(2);
+    const inUse = { status: 409, body: { error: { code: 'CONFLICT', message: /the cluster store is in use/ } } };
+    t.match(await world.ask(a, 'POST', '/v1/recovery', { dryRun: true }), inUse);
+    t.match(await world.ask(a, 'POST', '/v1/recovery/drives'), inUse);
+    const drives = await world.run(world.state.drives());
+    await world.run(world.state.deleteKeys(drives.map(({ key }) => key)));
+    const layout = { index: 0, generation: 2, replicas: [] as ReplicaRecord[] };
+    for (const { node } of [a, b]) {
+      const record = drives.find(({ value }) => value.nodeId === node.id)?.value;
+      layout.replicas.push({ driveId: record?.id ?? '', inSync: true, syncedGeneration: 0, staleSinceMs: 0 });
+    }
+    const id = 'v-1' as VolumeId;
+    const volume = {
+      ...{
+        id,
+        name: 'v1',
+        sizeBytes: 16 * 2 ** 20,
+        replicas: 2,
+        minInSync: 1,
+        stripeWidth: 1,
+        segmentBytes: 16 * 2 ** 20,
+      },
+      ...{ failWhenDegraded: true, createdMs: 1, deleting: false, labels: { b: '2', a: '1' } },
+    };
+    for (const [index, { node }] of [a, b].entries()) {
+      const driveId = layout.replicas[index]?.driveId ?? '';
+      const held = { volumes: [{ id, epoch: 3, record: volume }], copies: [{ volumeId: id, layout, highestStamp: 2 }] };
+      node.shard.kept.set(`/drives/${node.name}`, { clusterId: 'c1', driveId, slotCount: 256, createdMs: 1, ...held });
+    }
+    b.node.memory.known = null;
+    const doubtful = await world.ask(a, 'POST', '/v1/recovery', {});
+    t.match(doubtful, { status: 409, body: { error: { message: /volume v1.*is not there.*accept or skip it/ } } });
+    const named = { drives: [{ node: 'node-b', path: '/drives/node-b' }] };
+    const plan = await world.ask(a, 'POST', '/v1/recovery', { ...named, dryRun: true });
+    t.match(plan, {
+      status: 200,
+      body: {
+        ...{ done: false, clusterId: 'c1', mustRestart: false, problems: [] },
+        drives: [
+          { node: 'node-a', state: 'found' },
+          { node: 'node-b', path: '/drives/node-b', state: 'found' },
+        ],
+        volumes: [{ id, name: 'v1', decision: 'restore', doubts: [], sizeBytes: 16 * 2 ** 20 }],
+      },
+    });
+    world.peers.cut.add('http://node-b');
+    t.match(
+      await world.ask(a, 'POST', '/v1/recovery', named),
+      { status: 503 },
+      'a node that does not answer may know more',
+    );
+    world.peers.cut.clear();
+    t.match(await world.ask(a, 'POST', '/v1/recovery', named), { status: 200, body: { done: true } });
+    t.match((await world.ask(b, 'GET', '/v1/volumes/v1')).body, { whenDegraded: 'fail', labels: { a: '1', b: '2' } });
+  },
+);

@@ -6,7 +6,16 @@ import { promisify } from 'node:util';
 import t from 'tap';
 import { nodeNameOf } from '../../../client/cli/commands/init.js';
 import { runCli } from '../../../client/cli/program.js';
-import { CLUSTER, DRIVE, operations, refusal, startApi, VOLUME } from './api-stub.js';
+import {
+  CLUSTER,
+  DRIVE,
+  operations,
+  refusal,
+  RESYNC,
+  startApi,
+  VOLUME,
+  type Asked,
+} from './api-stub.js';
 
 const run = promisify(execFile);
 
@@ -16,13 +25,19 @@ interface Ran {
   readonly stderr: string;
 }
 
-async function braid(url: string, ...args: string[]): Promise<Ran> {
+function braid(url: string, ...args: string[]): Promise<Ran> {
+  return braidAsked(url, undefined, ...args);
+}
+
+/** At a terminal where somebody answers what is asked. */
+async function braidAsked(url: string, answer: string | undefined, ...args: string[]): Promise<Ran> {
   const written = { stdout: '', stderr: '' };
   const code = await runCli(args, {
     stdout: { write: (text) => (written.stdout += text) },
     stderr: { write: (text) => (written.stderr += text) },
     env: { BRAID_API: url },
     signal: new AbortController().signal,
+    ...(answer === undefined ? {} : { ask: async () => answer }),
   });
   return { code, ...written };
 }
@@ -39,6 +54,8 @@ t.test('status tells people what needs attention, and machines everything', asyn
   t.match(forPeople.stdout, /health +degraded/);
   t.match(forPeople.stdout, /nodes +2 of 3 up/);
   t.match(forPeople.stdout, /! node b is down/);
+  t.match(forPeople.stdout, /~ volume data: resync to \/srv\/drive on b: 1 MiB of 4 MiB/);
+  t.match(forPeople.stdout, /resync at each node: at most 200 MiB\/s/);
   t.equal(forPeople.code, 0);
   const forMachines = await braid(api.url, 'status', '--json');
   t.same(JSON.parse(forMachines.stdout), CLUSTER);
@@ -78,7 +95,7 @@ t.test('lists are tables, or JSON', async (t) => {
 t.test('volume show hides healthy segments', async (t) => {
   const api = await startApi(t, { 'GET /v1/volumes/data': VOLUME });
   const { stdout } = await braid(api.url, 'volume', 'show', 'data');
-  t.match(stdout, /resync: 1 MiB of 4 MiB \(25 %\)/);
+  t.match(stdout, /resync to \/srv\/drive on b: 1 MiB of 4 MiB \(25 %\), 1\.5 MiB\/s, 2 s left/);
   t.match(stdout, /b \(down\) +stale/);
   t.notMatch(stdout, /\bc +in-sync/);
   t.match(stdout, /1 segment with all copies in sync/);
@@ -95,6 +112,19 @@ t.test('drive show says what to do; drive reopen does it', async (t) => {
   t.match((await braid(api.url, 'drive', 'reopen', 'd-1')).stdout, /is open/);
   const refused = await braid(api.url, 'drive', 'reopen', 'd-2');
   t.match(refused, { code: 1, stderr: /does not open: it has vanished/ });
+});
+
+t.test('cluster set changes the bandwidth of resync, or takes the bound away', async (t) => {
+  const api = await startApi(t, { 'PATCH /v1/cluster': CLUSTER });
+  const set = await braid(api.url, 'cluster', 'set', 'resync-bandwidth', '200Mi');
+  t.equal(set.stdout, 'resync-bandwidth: 200 MiB/s\n');
+  await braid(api.url, 'cluster', 'set', 'resync-bandwidth', 'unlimited');
+  t.same(
+    api.asked.map(({ body }) => body),
+    [{ resyncBandwidth: 209_715_200 }, { resyncBandwidth: null }],
+  );
+  t.match(await braid(api.url, 'cluster', 'set', 'resync-bandwidth', '200M'), { code: 2, stderr: /200Mi/ });
+  t.equal(api.asked.length, 2);
 });
 
 t.test('volume create and drive add send sizes in bytes', async (t) => {
@@ -236,7 +266,16 @@ t.test('top shows rates from two samples of every node', async (t) => {
       const write = operations(samples * 100, samples * 409_600, [0, 0, 0, samples * 100], samples * 500);
       const volume = { id: 'v', name: 'data', state: 'serving', inFlight: 2, connections: 1, degradedReplicas: 0 };
       const volumes = [
-        { ...volume, resyncBytesDone: 0, resyncBytesTotal: 0, read: idle, write, flush: idle, trim: idle },
+        {
+          ...volume,
+          resyncBytesDone: 0,
+          resyncBytesTotal: 0,
+          resync: RESYNC,
+          read: idle,
+          write,
+          flush: idle,
+          trim: idle,
+        },
       ];
       return { node: 'a', timeMs: samples * 1_000, volumes, drives: [], shards: [] };
     },
@@ -255,6 +294,7 @@ t.test('top shows rates from two samples of every node', async (t) => {
   const text = (await braid(api.url, 'top', '--count', '1')).stdout;
   t.match(text, /no answer from b/);
   t.match(text, /data +a +serving +2 .*100 +400 KiB\/s/);
+  t.match(text, /~ data: resync to .* \(25 %\), 1\.5 MiB\/s, 2 s left/);
 });
 
 const NODE = { id: 'n', name: 'a', apiAddress: '', alive: true, version: '0.1.0', labels: {}, driveCount: 1 };
@@ -296,4 +336,64 @@ t.test('completion scripts are valid and know the commands', async (t) => {
   t.ok((await complete('braid', 'volume', 'create', 'x', '--re')).includes('--replicas'));
   t.match((await braid(NOWHERE, 'completion', 'zsh')).stdout, /^#compdef braid/);
   t.match((await braid(NOWHERE, 'completion', 'fish')).stdout, /complete -c braid .* -a status /);
+});
+
+t.test('volume force-primary says what may be lost, and does nothing that was not confirmed', async (t) => {
+  const lost = { index: 2, generation: 7, copyGeneration: 4, staleSinceMs: 1_700_000_000_000, missingDrives: ['d-9'] };
+  const api = await startApi(t, {
+    'POST /v1/volumes/data/force-primary': ({ body }: Asked) => {
+      return { done: (body as { acceptLoss?: boolean }).acceptLoss === true, segments: [lost] };
+    },
+  });
+  const command = ['volume', 'force-primary', 'data', '--drive', 'd-1'];
+  const asked = () => api.asked.map(({ body }) => body);
+  const alone = await braid(api.url, ...command);
+  t.equal(alone.code, 2);
+  t.match(alone.stdout, /2 +7 +4 +2023-11-14T22:13:20.000Z +d-9/);
+  t.match(alone.stderr, /nothing was changed.*--drive d-1 --yes-i-know-that-writes-are-lost/);
+  t.equal((await braidAsked(api.url, 'yes', ...command)).code, 2, 'another word is a no');
+  t.same(asked(), [{ drive: 'd-1' }, { drive: 'd-1' }]);
+  t.equal((await braidAsked(api.url, 'data', ...command)).code, 0);
+  const done = await braid(api.url, '--json', ...command, '--segment', '2', '--yes-i-know-that-writes-are-lost');
+  t.same(JSON.parse(done.stdout), { done: true, segments: [lost] });
+  t.same(asked().at(3), { drive: 'd-1', acceptLoss: true });
+  t.same(asked().at(5), { drive: 'd-1', segment: 2, acceptLoss: true });
+  t.equal((await braidAsked(api.url, 'data', '--json', ...command)).code, 2, 'a machine is not asked');
+});
+
+t.test('recover shows the plan, wants doubts decided, asks, and says what comes next', async (t) => {
+  const volume = { id: 'v-1', name: 'data', sizeBytes: 2 ** 30, decision: 'restore', doubts: [] as string[] };
+  const plan = {
+    ...{ done: false, clusterId: 'c-1', mustRestart: true, problems: [] as string[], volumes: [volume] },
+    drives: [{ id: 'd-1', node: 'a', path: '/srv/a', state: 'unreadable', reason: 'EIO' }],
+  };
+  let answer = plan;
+  const api = await startApi(t, {
+    'POST /v1/recovery': ({ body }: Asked) => ({ ...answer, done: (body as { dryRun?: boolean }).dryRun !== true }),
+  });
+  const shown = await braid(api.url, 'recover', '--plan', '--cluster', 'c-1', '--drive', 'a=/srv/a', '--skip', 'x');
+  t.equal(shown.code, 0);
+  t.match(shown.stdout, /d-1 +a +unreadable +\/srv\/a[^]*! \/srv\/a: EIO[^]*data +1 GiB +restore +v-1/);
+  const request = { skip: ['x'], clusterId: 'c-1', drives: [{ node: 'a', path: '/srv/a' }], dryRun: true };
+  t.same(
+    api.asked.map(({ body }) => body),
+    [request],
+    'nothing else was asked',
+  );
+  t.match(await braid(api.url, 'recover'), { code: 2, stderr: /nothing was changed/ });
+  const done = await braidAsked(api.url, 'recover', 'recover');
+  t.match(done, { code: 0, stdout: /Restored: 1 volume\nRestart all agents now.*\nNext: braid volume attach data/ });
+  answer = { ...plan, volumes: [{ ...volume, decision: 'ambiguous', doubts: ['drive d-2 is not there'] }] };
+  const before = api.asked.length;
+  const doubtful = await braid(api.url, 'recover', '--yes');
+  t.match(doubtful, { code: 4, stdout: /! data: drive d-2 is not there[^]*To decide: --accept data or --skip data/ });
+  t.match(await braid(api.url, '--json', 'recover', '--yes'), {
+    code: 4,
+    stdout: /volume data: drive d-2 is not there/,
+  });
+  t.ok(
+    api.asked.slice(before).every(({ body }) => (body as { dryRun?: boolean }).dryRun),
+    'it was not even tried',
+  );
+  t.match(await braid(api.url, 'recover', '--drive', '/srv/a'), { code: 2, stderr: /A drive is NODE=DIRECTORY/ });
 });
