@@ -39,6 +39,9 @@ function lowerBound(order: readonly string[], text: string): number {
   return low;
 }
 
+/** What stays of a volume when its replicas are deleted (DISK.md). */
+const KEPT_TABLES: readonly number[] = [TABLE.EPOCH, TABLE.VOLUME];
+
 /** What is on the drive. */
 export class SimMetaMedia {
   readonly #entries = new Map<string, { readonly key: Uint8Array; readonly value: Uint8Array }>();
@@ -82,10 +85,11 @@ export class SimMetaMedia {
     }
   }
 
-  /** Whether a key other than its epoch's names the volume. */
+  /** Whether anything but what stays of a deleted volume names it. */
   mentions(volume: Uint8Array): boolean {
     const text = textOf(volume);
-    return [...this.#entries.keys()].some((key) => key.charCodeAt(0) !== TABLE.EPOCH && key.startsWith(text, 1));
+    const isKept = (key: string): boolean => KEPT_TABLES.includes(key.charCodeAt(0));
+    return [...this.#entries.keys()].some((key) => !isKept(key) && key.startsWith(text, 1));
   }
 
   usedBytes(): number {
