@@ -25,6 +25,8 @@ import type { Replica, Segment } from './segment.js';
 import { inWindow } from './window.js';
 
 const RETRY_MS = 50;
+/** Of the lists of what a resync copies: those of the regions in the copy's own activity log. */
+const OWN_LISTS = 2;
 
 /** A block that no source can give: it fails its checksum on all of them (`isCorrupt`), or on some it cannot be read at all. */
 interface LostBlock {
@@ -51,6 +53,8 @@ export class Copier {
   readonly #wantedRegions = new Set<number>();
   readonly #repairing = new Set<string>();
   readonly #damage: Damage;
+  /** Extents of the regions in its own activity log that a replica under resync has yet to get, per region. */
+  readonly #unsettled = new Map<Replica, Map<number, number>>();
   #stopped = false;
   #reconciling = false;
 
@@ -84,18 +88,20 @@ export class Copier {
     segment.refresh();
     this.#io.segmentChanged(segment); // from here on it receives every write, those in flight included
     return this.#catchUp(segment, replica, task, async () => {
-      const { freed, written } = await this.#extentsToCopy(segment, replica);
-      task.expect((freed.length + written.length) * EXTENT_BYTES);
-      // In this order: on a full drive there is room for the one only after the other.
-      return [freed, written];
+      const lists = await this.#extentsToCopy(segment, replica);
+      task.expect(lists.flat().length * EXTENT_BYTES);
+      const unsettled = new Map<number, number>();
+      for (const extent of lists.slice(0, OWN_LISTS).flat())
+        count(unsettled, Math.floor(extent / EXTENTS_PER_REGION), 1);
+      this.#unsettled.set(replica, unsettled);
+      return lists;
     });
   }
 
   /** How much `resync` or `resume` would copy if it began now. */
   async bytesToCopy(segment: Segment, replica: Replica): Promise<number> {
     if (replica.state === 'syncing') return this.#damage.extentsOf(replica).length * EXTENT_BYTES;
-    const { freed, written } = await this.#extentsToCopy(segment, replica);
-    return (freed.length + written.length) * EXTENT_BYTES;
+    return (await this.#extentsToCopy(segment, replica)).flat().length * EXTENT_BYTES;
   }
 
   /** Whether it is time to `resume` with a replica. */
@@ -105,15 +111,17 @@ export class Copier {
 
   /** Tries again what was damaged; ends as `resync` does. */
   resume(segment: Segment, replica: Replica, task: CopyTask): Promise<boolean> {
-    return this.#catchUp(segment, replica, task, () => Promise.resolve([this.#damage.extentsOf(replica)]));
+    return this.#catchUp(segment, replica, task, () => Promise.resolve([[...this.#damage.extentsOf(replica)]]));
   }
 
   /**
-   * Invariant 7, of a replica that is not in sync: its log may give up a region that is equal already. What it misses from then on is
-   * stamped above its generation at the in-sync copies, and what only it gets makes the region hot again.
+   * Invariant 7, of a replica that is not in sync: its log may give up a region in which it has nothing any more that the others lack. What
+   * it misses there is stamped above its generation at the in-sync copies, and what only it gets makes the region hot again. A resync depends
+   * on it: it may touch more regions than the log has room for.
    */
   mayCool(replica: Replica, region: number): boolean {
-    return this.#damage.hasRegion(replica, region);
+    const unsettled = this.#unsettled.get(replica);
+    return unsettled === undefined ? this.#damage.hasRegion(replica, region) : !unsettled.has(region);
   }
 
   /** Copies the extents of one list after those of the other, then joins. */
@@ -121,12 +129,18 @@ export class Copier {
     segment: Segment,
     replica: Replica,
     task: CopyTask,
-    list: () => Promise<readonly (readonly number[])[]>,
+    list: () => Promise<readonly number[][]>,
   ): Promise<boolean> {
     let isWaiting = false;
     try {
       const damaged: number[] = [];
-      for (const extents of await list()) damaged.push(...(await this.#copyAll(segment, extents, replica, task)));
+      const lists = await list();
+      for (const [index, extents] of lists.entries()) {
+        const mayRefuse = index + 1 < lists.length;
+        const { damaged: some, refused } = await this.#copyAll(segment, extents, replica, task, mayRefuse);
+        damaged.push(...some);
+        lists.at(-1)?.push(...refused);
+      }
       isWaiting = damaged.length > 0 && replica.state === 'syncing';
       if (isWaiting) {
         this.#damage.wait(replica, damaged);
@@ -136,6 +150,7 @@ export class Copier {
       if (!(await this.#membership.join(segment, replica)))
         throw new BraidError('UNAVAILABLE', 'the replica was lost before it could join');
     } finally {
+      this.#unsettled.delete(replica);
       if (!isWaiting) this.#damage.forget(replica);
       // `join` changed the state if it succeeded; otherwise the replica stays stale at the generation it had.
       if (!isWaiting && replica.state === 'syncing' && !replica.joining) {
@@ -150,11 +165,12 @@ export class Copier {
   }
 
   /**
-   * Invariant 9: what was stamped after it fell out of sync, here or at the source, plus everything in the regions of its own activity log;
-   * apart, what the source has no slot for. Stamps of its own that the source lacks are of a time that was given up when an operator
-   * made an older copy the primary one.
+   * Invariant 9: what was stamped after it fell out of sync, here or at the source, plus everything in the regions of its own activity log.
+   * Stamps of its own that the source lacks are of a time that was given up when an operator made an older copy the primary one. In this
+   * order: those regions, which its log may give up only then, so that there is room in it for others; and what the source has no slot for
+   * before the rest, as on a full drive there is room for the one only after the other.
    */
-  async #extentsToCopy(segment: Segment, replica: Replica): Promise<{ freed: number[]; written: number[] }> {
+  async #extentsToCopy(segment: Segment, replica: Replica): Promise<readonly number[][]> {
     const extents = new Set<number>();
     const source = this.#sources(segment, 0)[0];
     if (source === undefined) throw new BraidError('UNAVAILABLE', 'no in-sync copy is connected');
@@ -167,10 +183,13 @@ export class Copier {
       .filter((extent) => extent < this.#options.layout.extentsPerSegment)
       .sort((a, b) => a - b);
     const allocated = new Set(await this.listExtents(segment, source, 0, true));
-    return {
-      freed: wanted.filter((extent) => !allocated.has(extent)),
-      written: wanted.filter((extent) => allocated.has(extent)),
-    };
+    const own = new Set(replica.hotRegions);
+    const isOwn = (extent: number): boolean => own.has(Math.floor(extent / EXTENTS_PER_REGION));
+    const inOrder = (extents: readonly number[]): number[][] => [
+      extents.filter((extent) => !allocated.has(extent)),
+      extents.filter((extent) => allocated.has(extent)),
+    ];
+    return [...inOrder(wanted.filter(isOwn)), ...inOrder(wanted.filter((extent) => !isOwn(extent)))];
   }
 
   async listExtents(
@@ -199,27 +218,38 @@ export class Copier {
   }
 
   /**
-   * Resolves to the extents that are damaged. Rejects when one could not be copied for another reason, once no copy is under way any more:
-   * the next attempt has the whole window again.
+   * Resolves to the extents that are damaged, and, if there will be room later, those that were refused for lack of it. Rejects when one could
+   * not be copied for another reason, once no copy is under way any more: the next attempt has the whole window again.
    */
   async #copyAll(
     segment: Segment,
     extents: readonly number[],
     replica: Replica,
     task: CopyTask,
-  ): Promise<readonly number[]> {
+    mayRefuse: boolean,
+  ): Promise<{ readonly damaged: readonly number[]; readonly refused: readonly number[] }> {
     const { pacer } = this.#options.context;
     const damaged: number[] = [];
+    const refused: number[] = [];
+    const unsettled = this.#unsettled.get(replica);
     const copy = async (extent: number): Promise<void> => {
       if (this.#stopped || replica.state !== 'syncing') throw new BraidError('ABORTED', 'the copying was interrupted');
-      const lost = await this.#copyExtent(segment, extent * EXTENT_BYTES, 0, () => [replica]);
-      if (lost.length === 0) task.copied(EXTENT_BYTES);
-      else damaged.push(extent);
+      try {
+        const lost = await this.#copyExtent(segment, extent * EXTENT_BYTES, 0, () => [replica]);
+        if (lost.length > 0) damaged.push(extent);
+        else {
+          task.copied(EXTENT_BYTES);
+          if (unsettled !== undefined) count(unsettled, Math.floor(extent / EXTENTS_PER_REGION), -1);
+        }
+      } catch (error) {
+        if (!mayRefuse || !(error instanceof BraidError) || error.code !== 'NO_SPACE') throw error;
+        refused.push(extent);
+      }
       if (damaged.length > limits.damagedExtentsMax)
         throw new BraidError('DRIVE', 'too much of the in-sync copy cannot be read; replace its drive');
     };
     await inWindow(extents, (extent) => pacer.run(EXTENT_BYTES, () => copy(extent)));
-    return damaged;
+    return { damaged, refused };
   }
 
   /** What was copied may have been flushed long ago by clients: it must be as durable here before this copy counts. */
@@ -519,9 +549,10 @@ export class Copier {
     const reply = await session.peer.request(opcode, session.handle, segment.index, shape, buffer, NO_BUFFER);
     session.writesAcked++; // a FLUSH covers copies too
     if (reply.status === STATUS.OK) return;
-    if (reply.status !== STATUS.NO_SPACE || target.state === 'in-sync')
-      this.#membership.replicaFailed(target, statusName(reply.status));
-    throw new BraidError('UNAVAILABLE', `writing the copy failed with ${statusName(reply.status)}`);
+    const message = `writing the copy failed with ${statusName(reply.status)}`;
+    if (reply.status === STATUS.NO_SPACE && target.state !== 'in-sync') throw new BraidError('NO_SPACE', message);
+    this.#membership.replicaFailed(target, statusName(reply.status));
+    throw new BraidError('UNAVAILABLE', message);
   }
 
   #shape(
@@ -550,4 +581,11 @@ export class Copier {
       (a, b) => Number(a.uncertain) - Number(b.uncertain) || Number(isLocal(b)) - Number(isLocal(a)),
     );
   }
+}
+
+/** Counts per region; a region without any is not in the map. */
+function count(regions: Map<number, number>, region: number, change: 1 | -1): void {
+  const number = (regions.get(region) ?? 0) + change;
+  if (number > 0) regions.set(region, number);
+  else regions.delete(region);
 }

@@ -389,6 +389,7 @@ export class Shard implements ShardControl {
 
   assertConsistent(): void {
     for (const volume of this.#volumes.values()) volume.assertConsistent();
+    this.#replicas.assertConsistent();
   }
 }
 

@@ -1,5 +1,6 @@
 /** What a mutant is: one mechanism of the daemon, switched off, and who has to notice. */
-import type { FaultKind, ScenarioOptions } from '../scenario.js';
+import type { FaultKind } from '../dimensions.js';
+import type { ScenarioOptions } from '../scenario.js';
 
 /** Client operations of a hunted seed: what `npm run sim` runs unless told otherwise. */
 const OPERATIONS = 300;
@@ -20,10 +21,9 @@ export const ORACLES = {
   /** A client read what it must not read. */
   history: /^OracleViolation: /,
   /** After healing, copies differ, are missing, or contradict their checksums. */
-  copies: /^Error: (replicas differ|only \d+ copies)|^BraidError: reading extent .* failed/,
+  copies: /^EndStateViolation: |^BraidError: reading extent .* failed/,
   /** Something that has to happen does not happen. */
-  liveness:
-    /^Error: (the volume was (not clean|never served)|the volume is not served|reads never end|nothing came|deleted, but not gone)/,
+  liveness: /^LivenessViolation: |^Error: (the volume was never served|nothing came)/,
   /** Something that was taken was not given back. */
   leak: /^Error: .* leaks /,
 } as const;
@@ -53,13 +53,13 @@ export interface Mutant {
 }
 
 export function optionsOf({ faults }: BySeeds, seed: number): ScenarioOptions {
-  const options = { seed, operations: OPERATIONS, plain: false };
-  return faults === undefined ? options : { ...options, faults };
+  const options = { seed, operations: OPERATIONS, only: null, isTraced: false };
+  return faults === undefined ? options : { ...options, kinds: faults };
 }
 
 /** The command that replays a seed, but for the mutant. */
 export function commandOf({ faults }: BySeeds, seed: number): string {
-  return `npm run sim -- --seed ${seed}${faults === undefined ? '' : ` --faults ${faults.join(',')}`} --trace`;
+  return `npm run sim -- --seed ${seed}${faults === undefined ? '' : ` --kinds ${faults.join(',')}`} --trace`;
 }
 
 export function oracleOf(violation: string): OracleName | null {
