@@ -24,11 +24,12 @@ import { FLAG, OPCODE, STATUS, type Status } from '../protocol/frame.js';
 import { ActivityLog } from './activity-log.js';
 import { ChecksumTable } from './checksums.js';
 import { type CommitPlanner, Committer, PLAN } from './committer.js';
-import { DRIVE_TICK_MS, DriveIo, type DriveIoHandler, type DriveIoStats } from './drive-io.js';
+import { DRIVE_TICK_MS, DriveIo, type DriveIoHandler } from './drive-io.js';
 import { DriveFiles } from './drive-files.js';
 import { checkDataArea, type DriveContents, loadContents, readSuperblock, replicaKey } from './drive-loader.js';
 import { type DriveFormat, formatDrive } from './drive-format.js';
 import { DriveMaintenance, type RegionsToCool, type SegmentToOpen, type VolumeToOpen } from './drive-maintenance.js';
+import type { DriveStats } from './drive-stats.js';
 import { ExtentPlanner, NEED } from './extent-planner.js';
 import { FreedSlots } from './freed-slots.js';
 import { MapAhead } from './map-ahead.js';
@@ -68,19 +69,6 @@ export interface DriveHost {
   /** The activity log has just reached `limits.hotRegionsPressure`, or a write waits for room in it. */
   onPressure(drive: ReplicaDrive): void;
   onFailed(drive: ReplicaDrive, reason: string): void;
-}
-
-/** What a drive has done since it was opened. */
-export interface DriveStats extends DriveIoStats {
-  readonly checksumMismatches: number;
-  readonly isServing: boolean;
-  readonly slotCount: number;
-  readonly freeSlots: number;
-  readonly replicas: number;
-  readonly hotRegions: number;
-  readonly activations: number;
-  readonly commits: number;
-  readonly metaBytes: number;
 }
 
 type DriveState = 'loaded' | 'serving' | 'closing' | 'failed' | 'closed';

@@ -21,6 +21,8 @@ export interface Dimensions {
   readonly faults: ExtraFaults;
   /** The client's pauses are this many times as long, so that outages and resyncs fall into its run. */
   readonly pace: number;
+  /** What happens to all nodes at once when the client has done its work, before everything heals: nothing overwrites what that leaves. */
+  readonly ending: 'calm' | 'kill' | 'blackout';
   /** One drive has fewer slots than the client touches extents. */
   readonly isTight: boolean;
 }
@@ -34,6 +36,7 @@ export const PLAIN: Dimensions = {
   world: {},
   faults: { blackout: 0, full: 0, broken: 0 },
   pace: 1,
+  ending: 'calm',
   isTight: false,
 };
 
@@ -48,6 +51,7 @@ export function drawDimensions(random: SimRandom): Dimensions {
     world: { nodes, ...copies, slotCounts },
     faults: { blackout: weight(), full: weight(), broken: weight() },
     pace: random.pick([1, 10, 40]),
+    ending: random.pick(['calm', 'kill', 'blackout'] as const),
     isTight,
   };
 }
