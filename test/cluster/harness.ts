@@ -93,9 +93,9 @@ export class TestCluster extends LocalCluster {
   }
 
   waitUntilInSync(node: number, name: string): Promise<Volume> {
-    return this.waitForVolume(node, name, 'in sync everywhere', ({ segments }) =>
-      segments.every(({ replicas }) => replicas.every(({ state }) => state === 'in-sync')),
-    );
+    return this.waitForVolume(node, name, 'in sync everywhere', ({ health, segments }) => {
+      return health === 'ok' && segments.every(({ replicas }) => replicas.every(({ state }) => state === 'in-sync'));
+    });
   }
 
   waitUntilDegraded(node: number, name: string): Promise<Volume> {

@@ -12,8 +12,9 @@ const SECONDS = Number(process.env['BRAID_RESTART_SECONDS'] ?? 45);
 const SPARE_SECONDS = 120;
 const VOLUME = { name: 'vol', size: 64 * MIB, replicas: 3 };
 const BLOCKS = VOLUME.size / 4_096;
-/** Of how many restarts one is the owner's. */
-const OWNER_EACH = 4;
+const OWNER = 0;
+/** Whose turn it is, again and again. */
+const VICTIMS = [1, 2, 1, OWNER, 2] as const;
 const PAUSE_MS_MAX = 1_500;
 
 t.setTimeout((SECONDS + SPARE_SECONDS) * 1_000);
@@ -24,20 +25,20 @@ t.test(`agents restarted in a loop for ${SECONDS} s`, async (t) => {
   t.comment(`seed ${seed}`);
   const random = seededRandom(seed);
   const mirror = new MirrorWriter({ blocks: BLOCKS, seed });
-  let client = await cluster.connect(await cluster.serve(0, VOLUME));
+  let client = await cluster.connect(await cluster.serve(OWNER, VOLUME));
   mirror.start(client);
-  const restarts = [0, 0, 0];
+  let restarts = 0;
   const endMs = performance.now() + SECONDS * 1_000;
-  while (performance.now() < endMs) {
-    const victim = random() < 1 / OWNER_EACH ? 0 : 1 + Math.floor(random() * 2);
+  while (performance.now() < endMs || restarts < VICTIMS.length) {
+    const victim = VICTIMS[restarts % VICTIMS.length] ?? OWNER;
     const pauseMs = random() * PAUSE_MS_MAX;
     await new Promise((resolve) => setTimeout(resolve, pauseMs));
     await cluster.kill(victim, 'SIGKILL');
     await cluster.restart(victim);
-    restarts[victim] = (restarts[victim] ?? 0) + 1;
-    if (victim !== 0) continue;
+    restarts++;
+    if (victim !== OWNER) continue;
     await mirror.stop();
-    client = await cluster.connect(await cluster.attach(0, VOLUME.name));
+    client = await cluster.connect(await cluster.attach(OWNER, VOLUME.name));
     const problems = await mirror.check(client);
     if (problems.length > 0) t.same(problems, [], 'every acknowledged write is there');
     mirror.start(client);
@@ -45,9 +46,8 @@ t.test(`agents restarted in a loop for ${SECONDS} s`, async (t) => {
   const before = mirror.writesAcknowledged;
   await cluster.waitFor(() => mirror.writesAcknowledged > before + 200, 60_000, 'writes go on');
   await mirror.stop();
-  t.comment(`restarts: ${restarts.join(', ')}; ${mirror.writesAcknowledged} writes acknowledged`);
-  t.ok(restarts.every((count) => count > 0) || SECONDS < 30, 'every agent was restarted');
+  t.comment(`${restarts} restarts; ${mirror.writesAcknowledged} writes acknowledged`);
   t.same(mirror.errors, [], 'clients have seen no errors but closed connections');
   t.same(await mirror.check(client), [], 'every acknowledged write is there');
-  await cluster.expectHealed(t, 0, VOLUME.name);
+  await cluster.expectHealed(t, OWNER, VOLUME.name);
 });
