@@ -43,6 +43,8 @@ export function shardMethods(shard: ShardControl): ShardMethods {
     servedVolumes: () => shard.servedVolumes(),
     servedSegments: (volumeId) => shard.servedSegments(volumeId),
     verifyVolume: (volumeId) => shard.verifyVolume(volumeId),
+    moveReplicas: (volumeId, request) => shard.moveReplicas(volumeId, request),
+    cancelMoves: (volumeId, to) => shard.cancelMoves(volumeId, to),
     deleteReplicas: (volumeId, segments) => shard.deleteReplicas(volumeId, segments),
     setCopyBandwidth: (bytesPerSecond) => shard.setCopyBandwidth(bytesPerSecond),
     setLeaseDeadline: (deadlineMs) => shard.setLeaseDeadline(deadlineMs),

@@ -2,12 +2,14 @@
  * The drives of this node: opens all that the store names, keeps trying those that fail, and adds new ones.
  * A drive that cannot be opened is reported and costs nothing else: the agent and its other drives stay up.
  */
+import { must } from '../base/assert.js';
 import { BraidError } from '../base/errors.js';
 import type { DriveId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import { EXTENT_BYTES, formatSize } from '../base/units.js';
 import type { DriveFormatter } from '../ports/drive-formatter.js';
 import type { StoreWatch } from '../ports/cluster-store.js';
+import type { ShardControl } from '../ports/shard.js';
 import { records, type DriveRecord } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
 import { absent, putRecord } from './cluster-state.js';
@@ -69,6 +71,16 @@ export class DriveController {
   /** In the order of their ids. */
   list(): readonly LocalDrive[] {
     return [...this.#drives.values()].sort((a, b) => (a.record.id < b.record.id ? -1 : 1));
+  }
+
+  /** Those that are open, with their shards. */
+  open(): { readonly driveId: DriveId; readonly shard: ShardControl }[] {
+    return this.list()
+      .filter(({ state }) => state === 'open')
+      .map(({ record }) => ({
+        driveId: record.id as DriveId,
+        shard: must(this.#context.shards[record.shard], 'the shard of an open drive').control,
+      }));
   }
 
   isOpen(id: string): boolean {

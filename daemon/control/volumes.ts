@@ -264,7 +264,7 @@ export function planSegments(volume: VolumeRecord, drives: readonly PlacementDri
     return {
       index,
       generation: 1,
-      replicas: chosen.map((driveId) => ({ driveId, inSync: true, syncedGeneration: 0 })),
+      replicas: chosen.map((driveId) => ({ driveId, inSync: true, syncedGeneration: 0, replaces: '' })),
     };
   });
 }

@@ -14,19 +14,21 @@ import { limits } from '../base/limits.js';
 import { REGION_BYTES } from '../base/units.js';
 import { sleep } from '../ports/clock.js';
 import type { StoreCompare, StoreOperation } from '../ports/cluster-store.js';
-import { OPCODE, STATUS, statusName, type Frame } from '../protocol/frame.js';
+import { OPCODE, segmentIndexOf, STATUS, statusName, type Frame } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
 import { readRecord } from '../ports/stored-records.js';
-import { records, type SegmentRecord } from '../protocol/records.js';
+import { records, type DriveRecord } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
 import type { VolumeId } from '../base/ids.js';
 import type { BufferId } from '../ports/slab.js';
 import { Serial, type CoordinatorContext } from './context.js';
+import { sessionFor } from './load-segments.js';
 import type { DownCause, Peer } from './peers.js';
-import type { Replica, ReplicaState, Segment, SegmentCounts, Session } from './segment.js';
+import { applyChanges, changedRecord, leaving, recordOf, type Change, type Copy } from './segment-changes.js';
+import type { Replica, Segment, SegmentCounts, Session } from './segment.js';
 
 /** What a segment takes in an OPEN, its drive and layout included, and in the answer, where a region that is hot takes two more. */
-const OPEN_BYTES_PER_SEGMENT = 256;
+const OPEN_BYTES_PER_SEGMENT = 320;
 const OPENED_BYTES_PER_SEGMENT = 16;
 /** OPENs of a session that are out at once: the peer takes them in turn, and need not wait for the next. */
 const OPENS_AT_ONCE = 4;
@@ -54,14 +56,8 @@ export interface MembershipOptions {
   readonly segmentBytes: number;
   readonly segments: readonly Segment[];
   readonly counts: SegmentCounts;
-  readonly sessions: readonly Session[];
+  readonly sessions: Session[];
   readonly events: MembershipEvents;
-}
-
-interface Change {
-  readonly segment: Segment;
-  readonly replica: Replica;
-  readonly toInSync: boolean;
 }
 
 interface SessionLife {
@@ -87,9 +83,14 @@ export class Membership {
     this.#options = options;
     const answerBytes = OPENED_BYTES_PER_SEGMENT + (2 * options.segmentBytes) / REGION_BYTES;
     this.#segmentsPerOpen = Math.floor(limits.controlPayloadBytesMax / Math.max(OPEN_BYTES_PER_SEGMENT, answerBytes));
-    const now = options.context.clock.nowMs();
-    for (const session of options.sessions)
-      this.#lives.set(session, { downSinceMs: now, dead: false, attempt: 0, opening: false });
+    for (const session of options.sessions) this.#beginLife(session);
+  }
+
+  #beginLife(session: Session): SessionLife {
+    const downSinceMs = this.#options.context.clock.nowMs();
+    const life = { downSinceMs, dead: false, attempt: 0, opening: false };
+    this.#lives.set(session, life);
+    return life;
   }
 
   connect(): void {
@@ -145,9 +146,9 @@ export class Membership {
     const attempt = ++life.attempt;
     life.opening = true;
     try {
-      const all = this.#options.segments.filter((segment) =>
-        segment.replicas.some((replica) => replica.session === session),
-      );
+      const all: Copy[] = [];
+      this.#forReplicas(session, (segment, replica) => all.push({ segment, replica }));
+      if (all.length === 0) return;
       const opened = new Map<number, braid.IOpenedSegment>();
       let handle = 0;
       let from = 0;
@@ -178,22 +179,20 @@ export class Membership {
     }
   }
 
-  async #open(session: Session, segments: readonly Segment[]): Promise<braid.OpenReply> {
+  async #open(session: Session, copies: readonly Copy[]): Promise<braid.OpenReply> {
     const { volumeId, epoch, segmentBytes } = this.#options;
     const request = {
       volumeId,
       epoch,
-      segments: segments.map((segment) => {
-        const replica = segment.replicas.find((candidate) => candidate.session === session);
-        return {
-          index: segment.index,
-          driveId: replica?.driveId ?? '',
-          generation: segment.generation,
-          sizeBytes: segmentBytes,
-          layout: records.segment.encode(recordOf(segment)),
-          certain: replica !== undefined && isCertain(replica),
-        };
-      }),
+      segments: copies.map(({ segment, replica }) => ({
+        index: segment.index,
+        copy: Math.floor(replica.number / limits.segmentsPerVolumeMax),
+        driveId: replica.driveId,
+        generation: segment.generation,
+        sizeBytes: segmentBytes,
+        layout: records.segment.encode(recordOf(segment)),
+        certain: isCertain(replica),
+      })),
     };
     const reply = await session.peer.call(OPCODE.OPEN, 0, 0, braid.OpenRequest.encode(request).finish());
     if (reply.status === STATUS.FENCED)
@@ -220,7 +219,7 @@ export class Membership {
     });
     const touched = new Set<Segment>();
     this.#forReplicas(session, (segment, replica) => {
-      const state = opened.get(segment.index);
+      const state = opened.get(replica.number);
       replica.opened = state?.status === STATUS.OK;
       replica.hotRegions = state?.hotRegions ?? [];
       replica.logIsUncertain = state?.uncertain === true;
@@ -231,7 +230,7 @@ export class Membership {
       const counts = replica.state === 'in-sync' || replica.joining;
       if (restarted && counts && state?.uncertain === true) replica.suspect = true;
       if (replica.suspect) replica.opened = false;
-      if (replica.state === 'in-sync' && !replica.opened) lost.push({ segment, replica, toInSync: false });
+      if (replica.state === 'in-sync' && !replica.opened) lost.push({ kind: 'drop', segment, replica });
     });
     session.open = true;
     const life = this.#life(session);
@@ -249,12 +248,17 @@ export class Membership {
   async reopen(session: Session, segments: readonly Segment[]): Promise<void> {
     const life = this.#life(session);
     const attempt = life.attempt;
-    const reply = await this.#open(session, segments.slice(0, this.#segmentsPerOpen));
+    const isOurs = (replica: Replica): boolean => replica.session === session;
+    const copies = segments.flatMap((segment) =>
+      segment.replicas.filter(isOurs).map((replica) => ({ segment, replica })),
+    );
+    const reply = await this.#open(session, copies.slice(0, this.#segmentsPerOpen));
     if (life.attempt !== attempt || !session.open)
       throw new BraidError('UNAVAILABLE', `${session.peer.name} went away`);
     for (const state of reply.segments) {
-      const segment = this.#options.segments[state.index ?? 0];
-      const replica = segment?.replicas.find((candidate) => candidate.session === session);
+      const number = state.index ?? 0;
+      const segment = this.#options.segments[segmentIndexOf(number)];
+      const replica = segment?.replicas.find((one) => isOurs(one) && one.number === number);
       if (segment === undefined || replica === undefined) continue;
       replica.opened = state.status === STATUS.OK && !replica.suspect;
       replica.hotRegions = state.hotRegions ?? [];
@@ -286,6 +290,7 @@ export class Membership {
   replicaFailed(replica: Replica, reason: string): void {
     if (!replica.opened || this.#closed) return;
     replica.opened = false;
+    replica.failures++;
     const segment = this.#options.segments.find((candidate) => candidate.replicas.includes(replica));
     if (segment === undefined) return;
     segment.refresh();
@@ -300,7 +305,7 @@ export class Membership {
       replica.state = 'stale';
       segment.refresh();
       events.segmentChanged(segment);
-    } else await this.#drop([{ segment, replica, toInSync: false }], reason);
+    } else await this.#drop([{ kind: 'drop', segment, replica }], reason);
     await this.#resetSession(replica.session);
   }
 
@@ -331,7 +336,7 @@ export class Membership {
         const overdue = life.downSinceMs !== null && (life.dead || now - life.downSinceMs >= limits.reconnectGraceMs);
         // Open, but without this replica: its agent was restarted or its drive failed when no other copy was there to replace it.
         const shut = replica.session.open && !replica.opened;
-        if (replica.state === 'in-sync' && (overdue || shut)) changes.push({ segment, replica, toInSync: false });
+        if (replica.state === 'in-sync' && (overdue || shut)) changes.push({ kind: 'drop', segment, replica });
       }
     }
     if (changes.length > 0) await this.#drop(changes, 'it does not answer');
@@ -363,7 +368,7 @@ export class Membership {
     const changes: Change[] = [];
     for (const segment of this.#options.segments) {
       for (const replica of segment.replicas) {
-        if (replica.state === 'in-sync' && !replica.ready) changes.push({ segment, replica, toInSync: false });
+        if (replica.state === 'in-sync' && !replica.ready) changes.push({ kind: 'drop', segment, replica });
       }
     }
     if (changes.length > 0) await this.#drop(changes, 'it could not be reached when the volume was opened');
@@ -393,6 +398,7 @@ export class Membership {
         if (replica.state === 'in-sync' && replica.ready) survivors.add(replica.session.peer);
       }
     }
+    for (const { kind, replica } of changes) if (kind === 'join') survivors.add(replica.session.peer);
     await Promise.allSettled([...survivors].map((peer) => peer.call(OPCODE.PING, 0, 0)));
   }
 
@@ -401,14 +407,65 @@ export class Membership {
     return segment.hasCertain(replica.bit);
   }
 
-  /** Makes a syncing replica in-sync; the caller has made it equal and durable. Resolves to false when it was lost meanwhile. */
+  /**
+   * Makes a syncing replica in-sync; the caller has made it equal and durable. Resolves to false when it was lost meanwhile. The copy that it
+   * replaces leaves the segment in the same transaction: what counts at any moment is the one or the other.
+   */
   join(segment: Segment, replica: Replica): Promise<boolean> {
+    const mayJoin = (): boolean => replica.state === 'syncing' && replica.ready && !this.#closed;
     return this.#serial.run(async () => {
-      if (replica.state !== 'syncing' || !replica.ready || this.#closed) return false;
+      const changes: Change[] = [{ kind: 'join', segment, replica }];
+      if (mayJoin() && replica.replaces !== null) await this.#hearSurvivors(changes);
+      if (!mayJoin()) return false;
       replica.joining = true; // until the outcome is known; for ever if this owner ends before
-      await this.#commit([{ segment, replica, toInSync: true }]);
-      return (replica.state as ReplicaState) === 'in-sync';
+      await this.#commit(changes);
+      return replica.state === 'in-sync';
     });
+  }
+
+  // ---- copies that come and go
+
+  /** The session with the peer that serves the drive: a new one when it holds nothing of the volume yet. */
+  sessionOf(drive: DriveRecord): Session {
+    const { context, sessions } = this.#options;
+    const session = sessionFor(context, sessions, drive);
+    if (!this.#lives.has(session)) {
+      this.#beginLife(session);
+      session.peer.subscribe(this);
+    }
+    return session;
+  }
+
+  /** Adds the copies, stale and empty, that `make` makes when nothing else is being changed. */
+  add(make: () => Promise<readonly Copy[]>): Promise<void> {
+    return this.#serial.run(async () => {
+      const copies = await make();
+      await this.#commit(copies.map((copy) => ({ kind: 'add', ...copy })));
+      if (this.#closed) throw new BraidError('FENCED', 'the volume is not owned here any more');
+      for (const session of new Set(copies.map(({ replica }) => replica.session)))
+        if (!session.open && session.peer.ready) void this.#openSession(session);
+    });
+  }
+
+  /** Takes copies that have not replaced another yet out of their segments; those that have by then stay. Resolves to their number. */
+  giveUp(copies: readonly Copy[]): Promise<number> {
+    return this.#serial.run(async () => {
+      const left = copies.filter(
+        ({ segment, replica }) => replica.replaces !== null && segment.replicas.includes(replica),
+      );
+      await this.#commit(left.map((copy) => ({ kind: 'remove', ...copy })));
+      return left.length;
+    });
+  }
+
+  /** Frees the space of a copy that has left its segment, and takes it out of the session; its node goes on if this does not come to an end. */
+  async #deleteLeft({ segment, replica }: Copy): Promise<void> {
+    const { session, driveId } = replica;
+    const request = { volumeId: this.#options.volumeId, segments: [{ index: segment.index, driveId }] };
+    if (!session.open) return;
+    await session.peer
+      .call(OPCODE.DELETE, session.handle, 0, braid.DeleteRequest.encode(request).finish())
+      .catch(() => undefined); // its session has ended with the connection
   }
 
   // ---- compare-and-swap
@@ -423,13 +480,17 @@ export class Membership {
   }
 
   async #commitGroup(groups: readonly [Segment, Change[]][]): Promise<void> {
-    const { context, volumeId, ownerRevision, events } = this.#options;
+    const { context, volumeId, volumeName, ownerRevision, events } = this.#options;
     const compares: StoreCompare[] = [{ key: storeKeys.owner(volumeId), revision: ownerRevision }];
     const operations: StoreOperation[] = [];
     for (const [segment, changes] of groups) {
       const key = storeKeys.segment(volumeId, segment.index);
       compares.push({ key, revision: segment.revision });
       operations.push({ type: 'put', key, value: records.segment.encode(changedRecord(segment, changes)) });
+      for (const { driveId } of leaving(segment, changes)) {
+        const left = storeKeys.left(driveId, volumeId, segment.index);
+        operations.push({ type: 'put', key: left, value: records.name.encode(volumeName) });
+      }
     }
     for (;;) {
       if (this.#closed) return;
@@ -438,7 +499,10 @@ export class Membership {
         await sleep(context.clock, STORE_RETRY_MS);
         continue;
       }
-      for (const [segment, changes] of groups) this.#apply(segment, changes, revision);
+      for (const [segment, changes] of groups) {
+        const left = applyChanges(segment, changes, revision);
+        for (const replica of left) void this.#deleteLeft({ segment, replica });
+      }
       for (const [segment] of groups) events.segmentChanged(segment);
       return;
     }
@@ -472,20 +536,6 @@ export class Membership {
       context.log.warn({ error: asError(error).message }, 'the cluster store does not answer; trying again');
       return null;
     }
-  }
-
-  #apply(segment: Segment, changes: readonly Change[], revision: number): void {
-    for (const { replica, toInSync } of changes) {
-      replica.state = toInSync ? 'in-sync' : 'stale';
-      replica.uncertain = false;
-      replica.isEqualized = toInSync && !replica.suspect;
-      replica.joining = false;
-      replica.suspect &&= toInSync; // one that lost power while it joined is in the set now, and has to leave it
-      replica.syncedGeneration = toInSync ? 0 : segment.generation;
-    }
-    segment.generation++;
-    segment.revision = revision;
-    segment.refresh();
   }
 
   // ---- end
@@ -526,33 +576,4 @@ export class Membership {
 function isCertain({ state, isEqualized, suspect, session }: Replica): boolean {
   const isSameProcess = session.open && session.peer.ready && session.incarnation === session.peer.incarnation;
   return state === 'in-sync' && isEqualized && !suspect && isSameProcess;
-}
-
-function recordOf(segment: Segment): SegmentRecord {
-  return {
-    index: segment.index,
-    generation: segment.generation,
-    replicas: segment.replicas.map((replica) => ({
-      driveId: replica.driveId,
-      inSync: replica.state === 'in-sync',
-      syncedGeneration: replica.syncedGeneration,
-    })),
-  };
-}
-
-function changedRecord(segment: Segment, changes: readonly Change[]): SegmentRecord {
-  const record = recordOf(segment);
-  return {
-    ...record,
-    generation: segment.generation + 1,
-    replicas: record.replicas.map((replica) => {
-      const change = changes.find((candidate) => candidate.replica.driveId === replica.driveId);
-      if (change === undefined) return replica;
-      return {
-        driveId: replica.driveId,
-        inSync: change.toInSync,
-        syncedGeneration: change.toInSync ? 0 : segment.generation,
-      };
-    }),
-  };
 }

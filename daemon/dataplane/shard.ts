@@ -23,7 +23,14 @@ import type { EventSink } from '../ports/event-sink.js';
 import type { Log } from '../ports/log.js';
 import type { MetaStoreOpener } from '../ports/meta-store.js';
 import type { Network, NetworkHandler } from '../ports/network.js';
-import type { ServedSegment, ServedVolume, ShardControl, ShardStats, VerifyReport } from '../ports/shard.js';
+import type {
+  MoveReplicas,
+  ServedSegment,
+  ServedVolume,
+  ShardControl,
+  ShardStats,
+  VerifyReport,
+} from '../ports/shard.js';
 import { POOL_FRONTEND, POOL_INTERNAL, POOL_PEER, type Pool, type Slab } from '../ports/slab.js';
 import { OPCODE, STATUS, statusName } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
@@ -306,10 +313,22 @@ export class Shard implements ShardControl {
   }
 
   async verifyVolume(volumeId: VolumeId): Promise<VerifyReport> {
+    return this.#served(volumeId).verify();
+  }
+
+  async moveReplicas(volumeId: VolumeId, request: MoveReplicas): Promise<number> {
+    return this.#served(volumeId).moves.start(request);
+  }
+
+  async cancelMoves(volumeId: VolumeId, to: DriveId | null): Promise<number> {
+    return this.#served(volumeId).moves.cancel(to);
+  }
+
+  #served(volumeId: VolumeId): Volume {
     const volume = this.#volumes.get(volumeId);
     if (volume === undefined)
       throw new BraidError('NOT_FOUND', 'the volume is not served by this shard; attach it first');
-    return volume.verify();
+    return volume;
   }
 
   setCopyBandwidth(bytesPerSecond: number | null): void {

@@ -46,6 +46,16 @@ export interface ServedSegment {
   }[];
 }
 
+/** The copies of a volume's segments on one drive that another drive is to hold instead. */
+export interface MoveReplicas {
+  readonly from: DriveId;
+  readonly to: DriveId;
+  /** Absent: all segments that have a copy there. */
+  readonly segment?: number;
+  /** What is free on the drive that gets them. */
+  readonly freeBytes: number;
+}
+
 /** Result of comparing all in-sync replicas of a volume, extent by extent. */
 export interface VerifyReport {
   readonly extentsCompared: number;
@@ -114,7 +124,11 @@ export interface ShardControl {
   servedSegments(volumeId: VolumeId): Promise<readonly ServedSegment[]>;
   /** Compares all in-sync replicas of a volume that is served here. */
   verifyVolume(volumeId: VolumeId): Promise<VerifyReport>;
-  /** Removes the replicas of a deleted volume from the drives of this shard. Idempotent. */
+  /** Moves copies of a volume that is served here; resolves to the number of segments concerned, once their records say so. */
+  moveReplicas(volumeId: VolumeId, request: MoveReplicas): Promise<number>;
+  /** Gives up the moves to a drive, or all; resolves to their number. */
+  cancelMoves(volumeId: VolumeId, to: DriveId | null): Promise<number>;
+  /** Removes replicas that belong to no volume any more from the drives of this shard. Idempotent. */
   deleteReplicas(
     volumeId: VolumeId,
     segments: readonly { readonly index: number; readonly driveId: DriveId }[],

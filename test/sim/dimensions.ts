@@ -14,6 +14,8 @@ export interface ExtraFaults {
   readonly full: number;
   /** I/O errors of one drive for a while; then it is well, and its agent restarts. */
   readonly broken: number;
+  /** A copy moves to the node that holds none, or such a move is given up. */
+  readonly replace: number;
 }
 
 export interface Dimensions {
@@ -32,7 +34,7 @@ export const TIGHT_EXTENTS = TIGHT_SLOTS - 2;
 
 export const PLAIN: Dimensions = {
   world: {},
-  faults: { blackout: 0, full: 0, broken: 0 },
+  faults: { blackout: 0, full: 0, broken: 0, replace: 0 },
   pace: 1,
   isTight: false,
 };
@@ -44,10 +46,9 @@ export function drawDimensions(random: SimRandom): Dimensions {
   const slotCounts: number[] = [];
   if (isTight) slotCounts[random.below(copies.replicas)] = TIGHT_SLOTS;
   const weight = (): number => (random.chance(0.35) ? random.between(0, 1) : 0);
-  return {
-    world: { nodes, ...copies, slotCounts },
-    faults: { blackout: weight(), full: weight(), broken: weight() },
-    pace: random.pick([1, 10, 40]),
-    isTight,
-  };
+  const faults = { blackout: weight(), full: weight(), broken: weight() };
+  const pace = random.pick([1, 10, 40]);
+  // Drawn last: seeds of before go on meaning what they meant.
+  const replace = nodes > copies.replicas ? weight() : 0;
+  return { world: { nodes, ...copies, slotCounts }, faults: { ...faults, replace }, pace, isTight };
 }

@@ -3,11 +3,12 @@
  *
  * Faults: kill -9 and power loss of any node (one without power at a time, and the next only when all copies are in sync again, since what was
  * acknowledged but not flushed may be lost with all its copies), links cut one way or both, connections reset, frozen nodes,
- * lost replies of the cluster store, owner moves. Some seeds also have those of dimensions.ts; when all nodes lose power at once
+ * lost replies of the cluster store, owner moves, copies that move to other drives. Some seeds also have those of dimensions.ts; when all nodes lose power at once
  * only what was flushed has to be there.
  */
 import { asError, BraidError } from '../../daemon/base/errors.js';
 import { EXTENT_BYTES } from '../../daemon/base/units.js';
+import { removeLeft } from '../../daemon/control/left-replicas.js';
 import type { BlockVolume } from '../../daemon/ports/block-volume.js';
 import type { VerifyReport } from '../../daemon/ports/shard.js';
 import { POOL_FRONTEND, POOL_INTERNAL, POOL_PEER } from '../../daemon/ports/slab.js';
@@ -157,6 +158,7 @@ class Scenario {
         continue;
       }
       await this.#converge(node.shard);
+      this.#removeLeft();
     }
   }
 
@@ -179,6 +181,17 @@ class Scenario {
       if (served === undefined && !this.#takingOver) this.#take(shard);
     } catch (error) {
       this.#world.log(`operator: ${asError(error).message}`);
+    }
+  }
+
+  /** The control plane of each node removes the copies that have left their segments. */
+  #removeLeft(): void {
+    for (const node of this.#world.nodes) {
+      if (!node.alive || this.#isFrozen(node) || this.#clearing.has(node)) continue;
+      this.#clearing.add(node);
+      void removeLeft(node.store, { driveId: node.setup.driveId, shard: node.shard })
+        .catch((error: unknown) => this.#world.log(`left copies: ${asError(error).message}`))
+        .finally(() => this.#clearing.delete(node));
     }
   }
 
@@ -223,6 +236,8 @@ class Scenario {
   }
 
   readonly #frozen = new Set<object>();
+  /** Nodes that are removing copies that have left: one after the other. */
+  readonly #clearing = new WeakSet<object>();
   /** Drives that are full or have I/O errors now: one of each at a time. */
   #full: object | null = null;
   #broken: object | null = null;
@@ -280,6 +295,9 @@ class Scenario {
       case 'blackout':
         this.#blackout();
         return;
+      case 'replace':
+        void this.#replace();
+        return;
       case 'full':
         this.#fill(index);
         return;
@@ -325,6 +343,28 @@ class Scenario {
       this.#crash(index, true);
     });
     this.#oracle.powerLost();
+  }
+
+  /** Moves the copies on one drive to another that may get them, or gives up what is on its way. */
+  async #replace(): Promise<void> {
+    const { served, nodes, volumeId, storeState } = this.#world;
+    const key = storeKeys.segment(volumeId, 0);
+    const entry = storeState.get(key);
+    const holders =
+      entry === null ? [] : records.segment.decode(key, entry.value).replicas.map(({ driveId }) => driveId);
+    const drives = nodes.map(({ setup }) => setup.driveId);
+    const from = this.#random.pick(drives.filter((drive) => holders.includes(drive)));
+    const to = drives.find((drive) => !holders.includes(drive)) ?? this.#random.pick(drives);
+    if (served === null) return;
+    const { shard } = served.node;
+    this.#world.log(`operator moves copies from drive ${from} to ${to}`);
+    try {
+      if (this.#random.chance(0.2)) await shard.cancelMoves(volumeId, null);
+      else await shard.moveReplicas(volumeId, { from, to, freeBytes: Number.MAX_SAFE_INTEGER });
+    } catch (error) {
+      if (!(error instanceof BraidError)) this.#failure ??= asError(error);
+      this.#world.log(`move: ${asError(error).message}`);
+    }
   }
 
   /** Nothing more fits the file system below one drive, for a while. */
@@ -468,7 +508,8 @@ class Scenario {
       if (this.#client.inFlight > 0) continue;
       const volume = (await node.shard.servedVolumes()).find(({ volumeId }) => volumeId === world.volumeId);
       const whole = volume?.segmentsDegraded === 0;
-      if (volume?.state === 'serving' && whole && node.shard === world.nodes[this.#owner]?.shard) return true;
+      const isRid = world.storeState.list(storeKeys.leftAll).entries.length === 0;
+      if (volume?.state === 'serving' && whole && isRid && node.shard === world.nodes[this.#owner]?.shard) return true;
     }
     return false;
   }

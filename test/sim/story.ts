@@ -2,6 +2,7 @@
 import type { Test } from 'tap';
 import { must } from '../../daemon/base/assert.js';
 import { EXTENT_BYTES, KIB } from '../../daemon/base/units.js';
+import { removeLeft } from '../../daemon/control/left-replicas.js';
 import type { ServedVolume } from '../../daemon/ports/shard.js';
 import { STATUS } from '../../daemon/protocol/frame.js';
 import { records, type SegmentRecord } from '../../daemon/protocol/records.js';
@@ -100,6 +101,42 @@ export function recordedSegment(world: SimWorld): SegmentRecord {
 
 export function recordedInSync(world: SimWorld): number {
   return recordedSegment(world).replicas.filter(({ inSync }) => inSync).length;
+}
+
+/** What the control plane of every node that is alive does: removes the copies that have left their segments. */
+export async function removeAllLeft(world: SimWorld): Promise<void> {
+  for (const { alive, store, setup, shard } of world.nodes)
+    if (alive) await world.wait(removeLeft(store, { driveId: setup.driveId, shard }), LONG_MS);
+}
+
+/** Copies that wait to be removed, as keys. */
+export function leftCopies(world: SimWorld): string[] {
+  return world.storeState.list(storeKeys.leftAll).entries.map(({ key }) => key);
+}
+
+/** The drives that hold a copy of segment 0, as node numbers, by the cluster store. */
+export function holders(world: SimWorld): number[] {
+  return recordedSegment(world).replicas.map(({ driveId }) =>
+    world.nodes.findIndex(({ setup }) => setup.driveId === driveId),
+  );
+}
+
+/** Moves the copies on the drive of one node to that of another. */
+export function moveReplicas(world: SimWorld, owner: number, from: number, to: number): Promise<number> {
+  const drives = { from: nodeOf(world, from).setup.driveId, to: nodeOf(world, to).setup.driveId };
+  const request = { ...drives, freeBytes: Number.MAX_SAFE_INTEGER };
+  return world.wait(nodeOf(world, owner).shard.moveReplicas(world.volumeId, request), LONG_MS);
+}
+
+/** Until no copy is on its way any more, by the cluster store. */
+export async function untilMoved(world: SimWorld): Promise<boolean> {
+  const isOver = (): boolean =>
+    world.storeState
+      .list(storeKeys.segments(world.volumeId))
+      .entries.every(({ key, value }) =>
+        records.segment.decode(key, value).replicas.every(({ replaces }) => replaces === ''),
+      );
+  return world.runUntil(isOver, LONG_MS);
 }
 
 export async function untilInSync(world: SimWorld, index: number, count: number): Promise<boolean> {

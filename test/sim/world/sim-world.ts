@@ -142,7 +142,7 @@ export class SimWorld {
     const operations: StoreOperation[] = [];
     const segments = Math.ceil(volumeBytes / (segmentBytes * stripeWidth)) * stripeWidth;
     for (let index = 0; index < segments; index++) {
-      const replicas = setups.map(({ driveId }) => ({ driveId, inSync: true, syncedGeneration: 0 }));
+      const replicas = setups.map(({ driveId }) => ({ driveId, inSync: true, syncedGeneration: 0, replaces: '' }));
       const value = records.segment.encode({ index, generation: 1, replicas });
       operations.push({ type: 'put', key: storeKeys.segment(volumeId, index), value });
     }

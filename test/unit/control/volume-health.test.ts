@@ -22,7 +22,12 @@ const snapshot = (...alive: string[]): ClusterSnapshot => ({
 });
 const segment = (...inSync: string[]): SegmentRecord => ({
   ...{ index: 0, generation: 1 },
-  replicas: ['da', 'db'].map((driveId) => ({ driveId, inSync: inSync.includes(driveId), syncedGeneration: 0 })),
+  replicas: ['da', 'db'].map((driveId) => ({
+    driveId,
+    inSync: inSync.includes(driveId),
+    syncedGeneration: 0,
+    replaces: '',
+  })),
 });
 const status = (more: Partial<VolumeStatusRecord> = {}): VolumeStatusRecord => ({
   ...{

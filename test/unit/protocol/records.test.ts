@@ -30,8 +30,8 @@ t.test('a record is what it was, with every field its own', async (t) => {
     index: 1,
     generation: 7,
     replicas: [
-      { driveId: 'a', inSync: true, syncedGeneration: 0 },
-      { driveId: 'b', inSync: false, syncedGeneration: 6 },
+      { driveId: 'a', inSync: true, syncedGeneration: 0, replaces: '' },
+      { driveId: 'b', inSync: false, syncedGeneration: 6, replaces: '' },
     ],
   };
   t.strictSame(records.segment.decode('s', records.segment.encode(segment)), segment);
