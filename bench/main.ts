@@ -1,5 +1,6 @@
 /** `npm run bench`: sets the subjects up, measures them in turn, prints what it found, and takes everything away again. */
 import { writeFileSync } from 'node:fs';
+import { measureFailures } from './failures.js';
 import { runFio } from './fio.js';
 import { measureHeap, type HeapUse } from './heap.js';
 import { addSample, measureCold, measureColumns, type MeasureOptions, type Samples, warmUpCold } from './measure.js';
@@ -116,10 +117,11 @@ async function measure(bench: Bench): Promise<ReportInput> {
   }
   await cluster?.stop();
   const heap: HeapUse[] = options.only.has('heap') ? await measureHeap(scratch, options.heapOperations, say) : [];
+  const failures = options.only.has('failures') ? await measureFailures(scratch, options.failureRepetitions, say) : [];
   const { quick, repetitions, volumeBytes } = options;
   return {
     subjects: subjects.map(({ name, title }) => ({ name, title })),
-    ...{ samples, heap, skipped, settings: { quick, repetitions, seconds, volumeBytes } },
+    ...{ samples, heap, failures, skipped, settings: { quick, repetitions, seconds, volumeBytes } },
     elapsedMs: performance.now() - startedMs,
   };
 }

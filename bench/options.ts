@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { parseArgs } from 'node:util';
 import { GIB, MIB } from '../daemon/base/units.js';
 
-export const SUBJECT_NAMES = ['raw', 'qemu-nbd', 'quorum', 'braid', 'external', 'cold', 'heap'] as const;
+export const SUBJECT_NAMES = ['raw', 'qemu-nbd', 'quorum', 'braid', 'external', 'cold', 'heap', 'failures'] as const;
 export const PEER_NAMES = ['ceph', 'gluster'] as const;
 export type SubjectName = (typeof SUBJECT_NAMES)[number];
 export type PeerName = (typeof PEER_NAMES)[number];
@@ -16,6 +16,7 @@ export interface Options {
   readonly seconds: number;
   readonly volumeBytes: number;
   readonly heapOperations: number;
+  readonly failureRepetitions: number;
   readonly directory: string;
   readonly jsonPath: string | undefined;
   readonly svgPath: string | undefined;
@@ -27,10 +28,10 @@ export const USAGE = `Usage: npm run bench -- [options]
 
 Measures Braid beside other ways to serve a volume, on this host, in one run.
 
-  --quick             under 3 minutes: small volumes, short runs, no heap part
+  --quick             under 3 minutes: small volumes, short runs, no heap, no failures
   --only NAME,...     only these: ${SUBJECT_NAMES.join(', ')}
   --peers NAME,...    these too, from Debian's packages: ${PEER_NAMES.join(', ')}
-  --repeat N          repetitions, of which medians are taken (default 3, quick 2)
+  --repeat N          repetitions, of which medians are taken (default 3, quick 2, of failures 5)
   --seconds S         length of each of the runs (default 6, quick up to 2)
   --dir DIR           where volumes and daemons' files go; a file system with O_DIRECT (default: the system's temporary directory)
   --json FILE         also write all figures as JSON
@@ -74,12 +75,13 @@ export function readOptions(programArguments: readonly string[]): Options | null
   const { values } = parse(programArguments, flags);
   if (values.help) return null;
   const { quick } = values;
-  const defaults = quick ? SUBJECT_NAMES.filter((name) => name !== 'heap') : SUBJECT_NAMES;
+  const defaults = quick ? SUBJECT_NAMES.filter((name) => name !== 'heap' && name !== 'failures') : SUBJECT_NAMES;
   return {
     quick,
     only: new Set(values.only === undefined ? defaults : list('--only', values.only, SUBJECT_NAMES)),
     peers: list('--peers', values.peers ?? '', PEER_NAMES),
     repetitions: Math.ceil(positive('--repeat', values.repeat, quick ? 2 : 3)),
+    failureRepetitions: Math.ceil(positive('--repeat', values.repeat, 5)),
     seconds: positive('--seconds', values.seconds, quick ? 2 : 6),
     volumeBytes: quick ? 256 * MIB : GIB,
     heapOperations: quick ? HEAP_OPERATIONS_QUICK : HEAP_OPERATIONS,

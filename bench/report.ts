@@ -2,9 +2,10 @@
 import { execFileSync } from 'node:child_process';
 import { cpus, release, totalmem } from 'node:os';
 import { MIB } from '../daemon/base/units.js';
+import type { FailureFigure } from './failures.js';
 import { evaluateGoals, ratioOf, type Goal, type Lookup } from './goals.js';
 import type { HeapUse } from './heap.js';
-import { medianSample, type Sample, type Samples } from './measure.js';
+import { median, medianSample, type Sample, type Samples } from './measure.js';
 import { barChart } from './svg.js';
 import { COLD_WORKLOADS, COLUMNS } from './workloads.js';
 
@@ -12,6 +13,7 @@ export interface ReportInput {
   readonly subjects: readonly { readonly name: string; readonly title: string }[];
   readonly samples: Samples;
   readonly heap: readonly HeapUse[];
+  readonly failures: readonly FailureFigure[];
   readonly skipped: readonly string[];
   readonly settings: {
     readonly quick: boolean;
@@ -38,14 +40,14 @@ export function lookupOf(samples: Samples): Lookup {
 // ---- for machines
 
 export function jsonReport(input: ReportInput): object {
-  const { subjects, samples, heap, skipped, settings, elapsedMs } = input;
+  const { subjects, samples, heap, failures, skipped, settings, elapsedMs } = input;
   const lookup = lookupOf(samples);
   const columnsOf = (subject: string) =>
     Object.fromEntries(
       [...(samples.get(subject) ?? [])].map(([name, runs]) => [name, { median: medianSample(runs), runs }]),
     );
   return {
-    version: 1,
+    version: 2,
     host: hostFacts(),
     settings: { ...settings, elapsedMs },
     subjects: subjects.map(({ name, title }) => ({ name, title, columns: columnsOf(name) })),
@@ -57,6 +59,7 @@ export function jsonReport(input: ReportInput): object {
     })),
     goals: evaluateGoals(lookup),
     heap,
+    failures,
     skipped,
   };
 }
@@ -95,6 +98,7 @@ export function textReport(input: ReportInput): string {
     ...(input.subjects.length > 1 ? [ratioTable(lookup)] : []),
     goalList(evaluateGoals(lookup)),
     ...input.heap.map(heapTable),
+    failureTable(input.failures),
     ...(input.skipped.length > 0 ? [`Not measured:\n${input.skipped.map((reason) => `  ${reason}`).join('\n')}`] : []),
   ];
   return sections.filter((section) => section !== '').join('\n\n');
@@ -183,6 +187,19 @@ function heapTable({ workload, operations, seconds, processes }: HeapUse): strin
   ]);
   const title = `JavaScript allocation, ${whole(operations)} x ${workload} in ${fine(seconds)} s`;
   return `${title}\n${table(['', 'bytes per I/O', 'collections', 'main thread, KiB/s'], rows)}`;
+}
+
+function failureTable(failures: readonly FailureFigure[]): string {
+  const [first] = failures;
+  if (first === undefined) return '';
+  const rows = failures.map(({ title, depth, medianMs, goalMs, isMet, samplesMs, undisturbedMs }) => [
+    `${title}, 4k d${depth}`,
+    ...[whole(medianMs), whole(Math.min(...samplesMs)), whole(Math.max(...samplesMs)), whole(median(undisturbedMs))],
+    `<= ${whole(goalMs)}`,
+    isMet ? 'PASS' : 'miss',
+  ]);
+  const title = `Failures, ms; ${first.samplesMs.length} of each; undisturbed: longest write in the second before`;
+  return `${title}\n${table(['', 'median', 'least', 'most', 'undisturbed', 'goal', ''], rows)}`;
 }
 
 /** Columns padded to their widest cell; the first to the left, all others to the right, and titles of goals to the left again. */

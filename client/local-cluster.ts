@@ -34,7 +34,18 @@ export interface LocalClusterOptions {
   readonly agentArguments?: readonly string[];
   /** Where the agents' program is, when not in this installation. */
   readonly agentProgram?: string;
+  /** Where and how agent `index` runs. Default: as a child of this process, on loopback. */
+  readonly place?: (index: number) => AgentPlace;
 }
+
+export interface AgentPlace {
+  /** Address that it listens on. */
+  readonly host: string;
+  /** Program and arguments that the agent's command is appended to; it replaces itself by that. */
+  readonly command: readonly string[];
+}
+
+const HERE: AgentPlace = { host: '127.0.0.1', command: [] };
 
 interface AgentRecord {
   readonly name: string;
@@ -50,7 +61,7 @@ interface ClusterRecord {
 export class LocalAgent {
   readonly name: string;
   readonly directory: string;
-  readonly #arguments: readonly string[];
+  readonly #command: readonly string[];
   readonly #detached: boolean;
   readonly #onChange: () => void;
   #process: ProcessIdentity | null = null;
@@ -58,11 +69,11 @@ export class LocalAgent {
   constructor(
     name: string,
     directory: string,
-    options: { arguments: readonly string[]; detached: boolean; onChange: () => void },
+    options: { command: readonly string[]; detached: boolean; onChange: () => void },
   ) {
     this.name = name;
     this.directory = directory;
-    this.#arguments = options.arguments;
+    this.#command = options.command;
     this.#detached = options.detached;
     this.#onChange = options.onChange;
   }
@@ -110,7 +121,8 @@ export class LocalAgent {
     mkdirSync(this.directory, { recursive: true });
     rmSync(join(this.dataDirectory, 'run', 'agent.json'), { force: true });
     const log = openSync(this.logPath, 'a');
-    const child = spawn(process.execPath, ['--enable-source-maps', ...this.#arguments], {
+    const [program = '', ...programArguments] = this.#command;
+    const child = spawn(program, programArguments, {
       cwd: this.directory,
       detached: this.#detached,
       stdio: ['ignore', log, log],
@@ -184,10 +196,12 @@ export class LocalCluster {
   constructor(options: LocalClusterOptions) {
     this.directory = options.directory;
     const names = Array.from({ length: options.nodes }, (_, index) => `node-${index + 1}`);
-    this.agents = names.map((name) => {
+    this.agents = names.map((name, index) => {
       const directory = join(options.directory, name);
+      const { host, command } = options.place?.(index) ?? HERE;
+      const program = [process.execPath, '--enable-source-maps', options.agentProgram ?? AGENT_PROGRAM];
       return new LocalAgent(name, directory, {
-        arguments: [options.agentProgram ?? AGENT_PROGRAM, ...agentArguments(name, directory, options)],
+        command: [...command, ...program, ...agentArguments(name, directory, host, options)],
         detached: options.detached ?? false,
         onChange: () => this.#writeRecord(),
       });
@@ -205,6 +219,11 @@ export class LocalCluster {
     return cluster;
   }
 
+  /** The embedded cluster store of all its agents. */
+  get storeDirectory(): string {
+    return join(this.directory, 'store');
+  }
+
   agent(index: number): LocalAgent {
     const agent = this.agents[index];
     if (agent === undefined) throw new Error(`the local cluster has ${this.agents.length} nodes, none at ${index}`);
@@ -213,7 +232,7 @@ export class LocalCluster {
 
   /** Starts all agents; the first one founds the cluster. */
   async start(signal?: AbortSignal): Promise<void> {
-    mkdirSync(join(this.directory, 'store'), { recursive: true });
+    mkdirSync(this.storeDirectory, { recursive: true });
     const [first, ...others] = this.agents;
     await first?.start(signal);
     await Promise.all(others.map((agent) => agent.start(signal)));
@@ -267,11 +286,11 @@ export class LocalCluster {
   }
 }
 
-function agentArguments(name: string, directory: string, options: LocalClusterOptions): string[] {
+function agentArguments(name: string, directory: string, host: string, options: LocalClusterOptions): string[] {
   return [
     ...['--data-dir', join(directory, 'data'), '--store-dir', join(options.directory, 'store')],
     ...['--node-name', name, '--cluster-name', options.clusterName ?? 'local'],
-    ...['--api-host', '127.0.0.1', '--api-port', '0', '--data-host', '127.0.0.1', '--data-port', '0'],
+    ...['--api-host', host, '--api-port', '0', '--data-host', host, '--data-port', '0'],
     ...(options.agentArguments ?? []),
   ];
 }

@@ -1,7 +1,7 @@
 /**
  * The test driver. Runs the stages in order and ends with one line, `N passed, N failed, N skipped`.
  *
- *     node dist/test/run.js [--only format,lint,native,unit,sim,cluster,e2e] [--grep pattern]
+ *     node dist/test/run.js [--only format,lint,native,fuzz,unit,sim,cluster,e2e] [--grep pattern]
  *
  * Every test file is a program that prints TAP, run in a process group of its own that is killed when the file ends or
  * its time is up, so that no daemon outlives its test. `--grep` selects test files by a pattern on their path.
@@ -28,6 +28,7 @@ const STAGES: readonly Stage[] = [
   { name: 'format', npmScript: 'format:check' },
   { name: 'lint', npmScript: 'lint' },
   { name: 'native', npmScript: 'test:native' },
+  { name: 'fuzz', npmScript: 'test:fuzz' },
   { name: 'unit', folder: 'test/unit', jobs: 2, fileTimeoutMs: MINUTE_MS },
   { name: 'sim', folder: 'test/sim', jobs: 2, fileTimeoutMs: 5 * MINUTE_MS },
   { name: 'cluster', folder: 'test/cluster', jobs: 1, fileTimeoutMs: 5 * MINUTE_MS },

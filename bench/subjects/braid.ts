@@ -44,16 +44,7 @@ export class BraidCluster {
   /** Starts the agents in `DIR/name` and gives the first three a drive each. `agentProgram`: as of `LocalCluster`. */
   static async start(context: SubjectContext, name: string, agentProgram?: string): Promise<BraidCluster> {
     const { scratch, volumeBytes } = context;
-    const directory = scratch.path(name);
-    const program = agentProgram === undefined ? {} : { agentProgram };
-    const cluster = new LocalCluster({ directory, nodes: NODES, clusterName: 'bench', detached: true, ...program });
-    scratch.defer(async () => {
-      const problems = await cluster.stopAll();
-      if (problems.length > 0) throw new Error(problems.join('\n'));
-    });
-    await cluster.start(scratch.signal).finally(() => {
-      for (const { process } of cluster.agents) if (process !== null) scratch.adopt(process);
-    });
+    const cluster = await startAgents(scratch, name, NODES, agentProgram);
     const capacity = 3 * volumeBytes + SLACK_BYTES;
     for (const agent of cluster.agents.slice(0, COPIES))
       await agent.client().addDrive({ path: agent.driveDirectory, capacity });
@@ -126,4 +117,24 @@ export class BraidCluster {
       (await this.#drives()).every((drive) => drive.capacityBytes - drive.usedBytes >= neededBytes);
     await waitFor(isFree, FREE_TIMEOUT_MS, 'the drives have room for a new volume', this.#scratch.signal);
   }
+}
+
+/** Starts agents without drives in `DIR/name`; they end with the run. `agentProgram`: as of `LocalCluster`. */
+export async function startAgents(
+  scratch: Scratch,
+  name: string,
+  nodes: number,
+  agentProgram?: string,
+): Promise<LocalCluster> {
+  const directory = scratch.path(name);
+  const program = agentProgram === undefined ? {} : { agentProgram };
+  const cluster = new LocalCluster({ directory, nodes, clusterName: 'bench', detached: true, ...program });
+  scratch.defer(async () => {
+    const problems = await cluster.stopAll();
+    if (problems.length > 0) throw new Error(problems.join('\n'));
+  });
+  await cluster.start(scratch.signal).finally(() => {
+    for (const { process } of cluster.agents) if (process !== null) scratch.adopt(process);
+  });
+  return cluster;
 }

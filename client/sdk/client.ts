@@ -88,6 +88,15 @@ export class BraidClient {
     return this.#request('POST', '/v1/drives', schemas.Drive, { body: drive, timeoutMs: 10 * this.#timeoutMs });
   }
 
+  drive(id: string): Promise<api.Drive> {
+    return this.#request('GET', drivePath(id), schemas.Drive);
+  }
+
+  /** Opens a drive that has failed, once it was repaired. */
+  reopenDrive(id: string): Promise<api.Drive> {
+    return this.#request('POST', `${drivePath(id)}/reopen`, schemas.Drive, { timeoutMs: 2 * this.#timeoutMs });
+  }
+
   async volumes(): Promise<api.VolumeSummary[]> {
     return (await this.#request('GET', '/v1/volumes', schemas.VolumeList)).volumes;
   }
@@ -115,6 +124,14 @@ export class BraidClient {
   detachVolume(name: string, options: api.DetachVolume = {}): Promise<api.DetachedVolume> {
     const timeoutMs = (options.timeoutMs ?? schemas.DETACH_TIMEOUT_MS_DEFAULT) + TIMEOUT_MARGIN_MS;
     return this.#request('POST', `${volumePath(name)}/detach`, schemas.DetachedVolume, { body: options, timeoutMs });
+  }
+
+  /**
+   * Makes an older copy the primary one of segments that have no good copy left. Changes nothing unless `acceptLoss`: then the answer says
+   * what would be given up.
+   */
+  forcePrimary(name: string, request: api.ForcePrimary): Promise<api.ForcedPrimary> {
+    return this.#request('POST', `${volumePath(name)}/force-primary`, schemas.ForcedPrimary, { body: request });
   }
 
   /** Compares all copies of an attached volume, extent by extent. */
@@ -193,6 +210,10 @@ export class BraidClient {
       });
     }
   }
+}
+
+function drivePath(id: string): string {
+  return `/v1/drives/${encodeURIComponent(id)}`;
 }
 
 function volumePath(name: string): string {

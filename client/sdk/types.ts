@@ -21,6 +21,8 @@ export type {
   Event,
   EventList,
   EventQuery,
+  ForcedPrimary,
+  ForcePrimary,
   Labels,
   MovedReplicas,
   MoveReplica,

@@ -130,6 +130,14 @@ function driveGauges({ drives }: Stats): Metric[] {
       drive.metadataBytes,
     ]),
     {
+      ...{
+        name: 'braid_drive_failures_total',
+        help: 'Times it failed or could not be opened',
+        kind: 'counter' as const,
+      },
+      samples: drives.map((drive) => ({ labels: of(drive), value: drive.failures })),
+    },
+    {
       ...{ name: 'braid_drive_checksum_mismatches_total', help: 'Bad blocks found', kind: 'counter' as const },
       samples: drives.map((drive) => ({ labels: of(drive), value: drive.checksumMismatches })),
     },

@@ -5,6 +5,7 @@ import { attachRoutes } from './routes/attach.js';
 import { clusterRoutes } from './routes/cluster.js';
 import { addSchemas } from './routes/documented.js';
 import { driveRoutes } from './routes/drives.js';
+import { forcePrimaryRoutes } from './routes/force-primary.js';
 import { healthRoutes } from './routes/health.js';
 import { volumeRoutes } from './routes/volumes.js';
 
@@ -16,6 +17,7 @@ export async function buildServer(api: ApiDependencies): Promise<Api> {
   driveRoutes(app, api);
   volumeRoutes(app, api);
   attachRoutes(app, api);
+  forcePrimaryRoutes(app, api);
   await app.ready();
   return app;
 }

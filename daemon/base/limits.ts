@@ -126,6 +126,8 @@ export const limits = {
   heartbeatTimeoutMs: 2_000,
   /** A drive operation that takes longer counts as failed. */
   driveTimeoutMs: 10_000,
+  /** How often it is looked at whether the drive's files are still the ones that were opened: two cheap calls. */
+  driveCheckMs: 5_000,
   /** A region with no write for this long is cooled. */
   coolAfterIdleMs: 5_000,
   coolRegionsPerBatch: 64,

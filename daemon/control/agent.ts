@@ -5,7 +5,7 @@
 import { asError, BraidError } from '../base/errors.js';
 import type { DriveId, VolumeId } from '../base/ids.js';
 import type { ClusterStore, LeaseId } from '../ports/cluster-store.js';
-import type { Clock } from '../ports/clock.js';
+import { sleep, type Clock } from '../ports/clock.js';
 import type { DeviceAttacher } from '../ports/device.js';
 import type { DriveFormatter } from '../ports/drive-formatter.js';
 import type { Log } from '../ports/log.js';
@@ -22,6 +22,8 @@ import { DeletionController } from './deletions.js';
 import { DriveController } from './drives.js';
 import type { Events } from './events.js';
 import { LeftReplicas } from './left-replicas.js';
+import { controlLimits } from './limits.js';
+import { PrimaryForcer } from './force-primary.js';
 import { NodeRegistrar } from './node-registrar.js';
 import { Volumes } from './volumes.js';
 
@@ -47,6 +49,7 @@ export class Agent {
   readonly settings: ClusterSettings;
   readonly volumes: Volumes;
   readonly attachRequests: AttachRequests;
+  readonly forcer: PrimaryForcer;
   #isStarted = false;
   #stopping: Promise<void> | null = null;
 
@@ -61,6 +64,7 @@ export class Agent {
     this.settings = new ClusterSettings(context);
     this.volumes = new Volumes(context, lease);
     this.attachRequests = new AttachRequests(context);
+    this.forcer = new PrimaryForcer(context);
   }
 
   /**
@@ -124,6 +128,19 @@ export class Agent {
     return this.attachments.hold(id, (shard) => shard.verifyVolume(id));
   }
 
+  /** A drive that hangs would hold its shard up for ever; what it was asked for is in nobody's way any more. */
+  async #stopShards(): Promise<void> {
+    const { shards, clock } = this.context;
+    const stopped = Promise.all(shards.map(({ control }) => control.stop()));
+    const isLate = await Promise.race([
+      stopped.then(() => false),
+      sleep(clock, controlLimits.shardStopMs).then(() => true),
+    ]);
+    if (!isLate) return;
+    stopped.catch(() => undefined);
+    throw new BraidError('TIMEOUT', `a shard does not stop within ${controlLimits.shardStopMs} ms: a drive hangs`);
+  }
+
   async #stop(): Promise<void> {
     const { context } = this;
     const { log, events } = context;
@@ -135,7 +152,7 @@ export class Agent {
       ['deletions', () => this.deletions.stop()],
       ['volumes', () => this.attachments.stop()],
       ['drives', () => this.drives.stop()],
-      ['shards', () => Promise.all(context.shards.map(({ control }) => control.stop()))],
+      ['shards', () => this.#stopShards()],
       ['events', () => events.flush()],
       ['lease', () => this.registrar.stop()],
     ];

@@ -4,7 +4,8 @@
  * Invariants
  * 1. Takes, releases and device operations of the volume run one after the other (`#exclusive`).
  * 2. A device comes after its volume is served and goes before it is released, unless ownership was lost: then it goes right after.
- * 3. A volume whose shard reports `fenced`, or that was served under a lost lease, is released before it is taken again.
+ * 3. After a take, whatever became of it, the volume is released before it is forgotten: an answer of the store may have been lost.
+ * 4. A volume whose shard reports `fenced`, or that was served under a lost lease, is released before it is taken again.
  */
 import { BraidError } from '../base/errors.js';
 import type { VolumeId } from '../base/ids.js';
@@ -40,6 +41,8 @@ export class AttachedVolume {
   /** Operators' commands that need the volume served here for a while. */
   #holds = 0;
   #isTaken = false;
+  /** A take was asked for since the last release: whatever its outcome, the store may name this node as the owner. */
+  #mayOwn = false;
   #served: ServedVolume | null = null;
   #mustRelease = false;
   #device = '';
@@ -217,6 +220,7 @@ export class AttachedVolume {
     }
     const wasTaken = this.#isTaken;
     this.#isTaken = true;
+    this.#mayOwn = true;
     try {
       await this.#options.shard.control.takeVolume(this.id);
     } catch (error) {
@@ -230,12 +234,13 @@ export class AttachedVolume {
   }
 
   async #release(): Promise<void> {
-    if (this.#isTaken) {
+    if (this.#mayOwn) {
       if (this.#served !== null) this.#served = { ...this.#served, state: 'releasing' };
       this.publish();
       await this.#options.shard.control.releaseVolume(this.id);
-      this.#options.context.log.info({ volume: this.#options.volume.name }, 'volume released');
+      if (this.#isTaken) this.#options.context.log.info({ volume: this.#options.volume.name }, 'volume released');
     }
+    this.#mayOwn = false;
     this.#isTaken = false;
     this.#served = null;
     this.publish();

@@ -7,7 +7,7 @@ import { BraidError } from '../base/errors.js';
 import type { DriveId, VolumeId } from '../base/ids.js';
 import type { StoreWatch } from '../ports/cluster-store.js';
 import { type StoredRecord } from '../ports/stored-records.js';
-import { records, type SegmentRecord, type VolumeRecord } from '../protocol/records.js';
+import { records, type OwnerRecord, type SegmentRecord, type VolumeRecord } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
 import { batches, deleteKey, putRecord, unchanged, type ClusterSnapshot, type VolumeFacts } from './cluster-state.js';
 import type { ControlContext } from './context.js';
@@ -59,7 +59,7 @@ export class DeletionController {
       const facts = snapshot.volumes.find(({ volume }) => volume.id === value.id);
       if (facts === undefined || isOwned(facts, snapshot)) continue;
       try {
-        if (await this.#advance(value, snapshot)) hasMoved = true;
+        if (await this.#advance(value, facts.owner, snapshot)) hasMoved = true;
       } catch (thrown) {
         if (!(thrown instanceof BraidError)) throw thrown;
         this.#context.log.warn({ volume: value.name, code: thrown.code }, `deletion goes on later: ${thrown.message}`);
@@ -72,7 +72,7 @@ export class DeletionController {
   }
 
   /** True when something was left to do here, and was done. */
-  async #advance(volume: VolumeRecord, snapshot: ClusterSnapshot): Promise<boolean> {
+  async #advance(volume: VolumeRecord, owner: OwnerRecord | null, snapshot: ClusterSnapshot): Promise<boolean> {
     const { state } = this.#context;
     const id = volume.id as VolumeId;
     const segments = await state.segments(id);
@@ -80,7 +80,8 @@ export class DeletionController {
       await this.#finish(id, volume.name);
       return true;
     }
-    await this.#deleteReplicas(id, segments, snapshot);
+    // No owner is recorded after the mark, so this epoch is above all that there are.
+    await this.#deleteReplicas(id, (owner?.epoch ?? 0) + 1, segments, snapshot);
     // Durable: the replicas of this node are off its drives. Only now do the records forget them.
     const changes = segments
       .map((segment) => ({ segment, left: this.#others(segment.value, snapshot) }))
@@ -112,6 +113,7 @@ export class DeletionController {
 
   async #deleteReplicas(
     id: VolumeId,
+    epoch: number,
     segments: readonly StoredRecord<SegmentRecord>[],
     snapshot: ClusterSnapshot,
   ): Promise<void> {
@@ -123,7 +125,7 @@ export class DeletionController {
         const drive = snapshot.drives.get(driveId);
         return drive?.nodeId === this.#context.node.id && drive.shard === index && this.#isOpen(driveId);
       });
-      if (own.length > 0) await shard.control.deleteReplicas(id, own);
+      if (own.length > 0) await shard.control.deleteReplicas(id, epoch, own);
     }
   }
 

@@ -1,27 +1,48 @@
 /**
  * The drives of this node: opens all that the store names, keeps trying those that fail, and adds new ones.
- * A drive that cannot be opened is reported and costs nothing else: the agent and its other drives stay up.
+ * A drive that cannot be opened, fails, or does not answer is reported and costs nothing else: the agent and its other drives stay up.
+ *
+ * A shard is asked to open a drive only when what it was asked before about that drive has ended: so a drive that hangs is opened again only
+ * after its last operation, and no straggler of before can overwrite what is written then (invariant 6).
  */
 import { must } from '../base/assert.js';
-import { BraidError } from '../base/errors.js';
+import { asError, BraidError } from '../base/errors.js';
 import type { DriveId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import { EXTENT_BYTES, formatSize } from '../base/units.js';
+import { sleep } from '../ports/clock.js';
 import type { DriveFormatter } from '../ports/drive-formatter.js';
 import type { StoreWatch } from '../ports/cluster-store.js';
 import type { ShardControl } from '../ports/shard.js';
 import { records, type DriveRecord } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
 import { absent, putRecord } from './cluster-state.js';
-import type { ControlContext } from './context.js';
+import type { ControlContext, ShardHandle } from './context.js';
 import { controlLimits } from './limits.js';
 import { Loop } from './loop.js';
 
 export interface LocalDrive {
   readonly record: DriveRecord;
   readonly state: 'opening' | 'open' | 'failed';
-  /** Why it is not open; empty when it is. */
+  /** Why it is not open, and what to do; empty when it is. */
   readonly reason: string;
+  /** How often it has failed, or could not be opened, since the agent started. */
+  readonly failures: number;
+}
+
+/** What is known of a drive, and what its shard is doing with it. */
+interface Entry {
+  record: DriveRecord;
+  state: LocalDrive['state'];
+  reason: string;
+  failures: number;
+  /** The shard opens or closes it; null while it does neither. */
+  busy: Promise<void> | null;
+  openedMs: number;
+  /** It failed while it was open, this often in a row: it is given more and more time. */
+  relapses: number;
+  /** Not opened again before. */
+  retryAtMs: number;
 }
 
 export interface AddDriveRequest {
@@ -36,7 +57,7 @@ const CAPACITY_BYTES_MIN = 128 * EXTENT_BYTES;
 export class DriveController {
   readonly #context: ControlContext;
   readonly #formatter: DriveFormatter;
-  readonly #drives = new Map<DriveId, LocalDrive>();
+  readonly #drives = new Map<DriveId, Entry>();
   readonly #loop: Loop;
   #watch: StoreWatch | null = null;
   /** Adding is rare and looks at all drives: one at a time. */
@@ -55,7 +76,7 @@ export class DriveController {
     });
   }
 
-  /** Tries to open every drive once; failures are retried in the background. */
+  /** Tries to open every drive once, for `controlLimits.driveAnswerMs` at most; failures are retried in the background. */
   async start(): Promise<void> {
     this.#watch = await this.#context.state.watchIds(storeKeys.drives, () => this.#loop.trigger());
     await this.#openAll();
@@ -70,7 +91,7 @@ export class DriveController {
 
   /** In the order of their ids. */
   list(): readonly LocalDrive[] {
-    return [...this.#drives.values()].sort((a, b) => (a.record.id < b.record.id ? -1 : 1));
+    return [...this.#drives.values()].map(viewOf).sort((a, b) => (a.record.id < b.record.id ? -1 : 1));
   }
 
   /** Those that are open, with their shards. */
@@ -111,16 +132,34 @@ export class DriveController {
     // The directory is formatted durably; from this commit on the drive is in the pool.
     const key = storeKeys.drive(id);
     await state.commit([absent(key)], [putRecord(key, records.drive, record)]);
-    const drive = await this.#open(record);
-    if (drive.state === 'failed')
-      throw new BraidError('DRIVE', `${directory} was added but does not open: ${drive.reason}`);
-    this.#report('info', id, `drive ${directory} of ${formatSize(capacityBytes)} was added`);
-    return drive;
+    const entry = this.#entryOf(record);
+    await this.#open(entry);
+    if (entry.state !== 'open') {
+      throw new BraidError('DRIVE', `${directory} was added but does not open: ${entry.reason}`);
+    }
+    this.#report('info', entry, `drive ${directory} of ${formatSize(capacityBytes)} was added`);
+    return viewOf(entry);
   }
 
   #leastUsedShard(own: readonly DriveRecord[]): number {
     const uses = this.#context.shards.map((_, index) => own.filter(({ shard }) => shard === index).length);
     return uses.indexOf(Math.min(...uses));
+  }
+
+  /** Opens a drive that has failed, without waiting for its turn: it was repaired. One that is open stays as it is. */
+  async reopen(id: string): Promise<LocalDrive> {
+    await this.#noticeFailures();
+    const entry = this.#drives.get(id as DriveId);
+    if (entry === undefined) {
+      throw new BraidError('NOT_FOUND', `there is no drive "${id}" on this node; GET /v1/drives lists them all`);
+    }
+    if (entry.state === 'failed') {
+      await this.#answer(entry);
+      await this.#open(entry);
+    }
+    if (entry.state === 'open') return viewOf(entry);
+    const code = entry.busy === null ? 'DRIVE' : 'UNAVAILABLE';
+    throw new BraidError(code, `drive ${entry.record.path} does not open: ${entry.reason}`);
   }
 
   async #converge(): Promise<number> {
@@ -129,71 +168,145 @@ export class DriveController {
     return controlLimits.driveRetryMs;
   }
 
-  /** Drives that a shard has given up since they were opened: closed here, and opened again by what follows. */
+  /** Drives that a shard has given up since they were opened: closed here, and opened again by what follows. The shard has reported why. */
   async #noticeFailures(): Promise<void> {
     if (this.#drives.size === 0) return;
-    for (const { control } of this.#context.shards) {
-      const { drives } = await control.stats();
+    for (const shard of this.#context.shards) {
+      const { drives } = await shard.control.stats();
       for (const { driveId, reason } of drives.filter(({ state }) => state === 'failed')) {
-        const drive = this.#drives.get(driveId);
-        if (drive?.state !== 'open') continue;
-        this.#drives.set(driveId, { ...drive, state: 'failed', reason });
-        this.#report('error', driveId, `drive ${drive.record.path} failed: ${reason}`);
-        await control.closeDrive(driveId);
+        const entry = this.#drives.get(driveId);
+        if (entry?.state === 'open') this.#fail(shard, entry, reason);
       }
     }
   }
 
+  #fail(shard: ShardHandle, entry: Entry, reason: string): void {
+    const nowMs = this.#context.clock.nowMs();
+    const wasStable = nowMs - entry.openedMs >= controlLimits.driveStableMs;
+    entry.relapses = wasStable ? 0 : entry.relapses + 1;
+    entry.failures++;
+    entry.state = 'failed';
+    entry.reason = reason;
+    const { driveRetryMs, driveRetryMsMax } = controlLimits;
+    entry.retryAtMs = nowMs + Math.min(driveRetryMsMax, driveRetryMs * 2 ** entry.relapses);
+    // It ends when the drive has finished, or refused, the last operation that it was asked for.
+    this.#occupy(entry, shard.control.closeDrive(entry.record.id as DriveId));
+  }
+
   /** Opens what the store names and is not open; forgets what it does not name any more. */
   async #openAll(): Promise<void> {
-    const { state, node } = this.#context;
+    const { state, node, clock } = this.#context;
     const own = (await state.drives()).filter(({ value }) => value.nodeId === node.id);
     const ids = new Set(own.map(({ value }) => value.id));
-    for (const [id, { record }] of this.#drives) if (!ids.has(id)) await this.#forget(id, record);
-    const missing = own.filter(({ value }) => !this.isOpen(value.id));
-    await Promise.all(missing.map(({ value }) => this.#open(value)));
+    for (const [id, entry] of this.#drives) if (!ids.has(id)) this.#forget(id, entry);
+    const entries = own.map(({ value }) => this.#entryOf(value));
+    const due = entries.filter(({ state: now, retryAtMs }) => now !== 'open' && retryAtMs <= clock.nowMs());
+    await Promise.all(due.map((entry) => this.#open(entry)));
   }
 
-  /** Never rejects for a fault of the drive. */
-  async #open(record: DriveRecord): Promise<LocalDrive> {
+  #entryOf(record: DriveRecord): Entry {
     const id = record.id as DriveId;
-    const before = this.#drives.get(id);
-    if (before?.state === 'opening') return before;
-    this.#drives.set(id, { record, state: 'opening', reason: before?.reason ?? '' });
-    const drive = await this.#tryOpen(record);
-    this.#drives.set(id, drive);
-    if (drive.state === 'failed' && drive.reason !== before?.reason) {
-      this.#report('error', id, `drive ${record.path} cannot be opened: ${drive.reason}`);
-    }
-    if (drive.state === 'open' && before?.state === 'failed') {
-      this.#report('info', id, `drive ${record.path} is open again`);
-    }
-    return drive;
+    const found = this.#drives.get(id);
+    if (found !== undefined) return found;
+    const counts = { failures: 0, openedMs: 0, relapses: 0, retryAtMs: 0 };
+    const entry: Entry = { record, state: 'opening', reason: '', busy: null, ...counts };
+    this.#drives.set(id, entry);
+    return entry;
   }
 
-  async #tryOpen(record: DriveRecord): Promise<LocalDrive> {
+  /** Resolves when it is open, has failed, or does not answer in time: then it goes on in the background. Never rejects for a fault of the drive. */
+  async #open(entry: Entry): Promise<void> {
+    if (entry.busy === null && entry.state !== 'open') {
+      const before = entry.state;
+      entry.state = 'opening';
+      this.#occupy(entry, this.#tryOpen(entry, before));
+    }
+    await this.#answer(entry);
+  }
+
+  async #tryOpen(entry: Entry, before: LocalDrive['state']): Promise<void> {
+    const { record } = entry;
+    const failure = await this.#openAtShard(record);
+    // Taken out of the pool meanwhile.
+    if (this.#drives.get(record.id as DriveId) !== entry) return this.#closeAtShard(record);
+    entry.state = failure === '' ? 'open' : 'failed';
+    if (failure === '') entry.openedMs = this.#context.clock.nowMs();
+    else entry.failures++;
+    if (failure !== '' && failure !== entry.reason) {
+      this.#report('error', entry, `drive ${record.path} cannot be opened: ${failure}`);
+    }
+    if (failure === '' && (before === 'failed' || entry.reason !== '')) {
+      this.#report('info', entry, `drive ${record.path} is open again`);
+    }
+    entry.reason = failure;
+  }
+
+  /** Why it cannot be opened; empty when it is open. */
+  async #openAtShard(record: DriveRecord): Promise<string> {
     const shard = this.#context.shards[record.shard];
     if (shard === undefined) {
-      const reason = `it belongs to shard ${record.shard} and this agent has ${this.#context.shards.length}: start it with more shards`;
-      return { record, state: 'failed', reason };
+      return `it belongs to shard ${record.shard} and this agent has ${this.#context.shards.length}: start it with more shards`;
     }
     try {
       await shard.control.openDrive(record.id as DriveId, record.path);
-      return { record, state: 'open', reason: '' };
+      return '';
     } catch (thrown) {
       if (!(thrown instanceof BraidError)) throw thrown;
-      return { record, state: 'failed', reason: thrown.message };
+      return thrown.message;
     }
   }
 
-  async #forget(id: DriveId, record: DriveRecord): Promise<void> {
-    await this.#context.shards[record.shard]?.control.closeDrive(id);
-    this.#drives.delete(id);
+  async #closeAtShard(record: DriveRecord): Promise<void> {
+    await this.#context.shards[record.shard]?.control.closeDrive(record.id as DriveId);
   }
 
-  #report(severity: 'info' | 'error', id: DriveId, message: string): void {
-    this.#context.events.report({ severity, subject: `drive/${id}`, message });
+  #occupy(entry: Entry, work: Promise<void>): void {
+    const end = (thrown: unknown): void => {
+      entry.busy = null;
+      // The shard has ended before it answered, as the agent does.
+      if (thrown instanceof BraidError) this.#context.log.warn({ drive: entry.record.id }, thrown.message);
+      else if (thrown !== undefined) throw asError(thrown);
+    };
+    entry.busy = work.then(() => end(undefined), end);
   }
+
+  /** Waits for what the shard does with the drive, and says so where it takes too long. */
+  async #answer(entry: Entry): Promise<void> {
+    const { busy } = entry;
+    if (busy === null) return;
+    const { clock } = this.#context;
+    await Promise.race([busy, sleep(clock, controlLimits.driveAnswerMs)]);
+    if (entry.busy !== busy) return;
+    const reason =
+      entry.state === 'opening'
+        ? 'it does not answer; check the device and its file system: it is open as soon as they do'
+        : `${withoutAdvice(entry.reason)}${HANGS}`;
+    if (reason === entry.reason) return;
+    entry.reason = reason;
+    this.#report('error', entry, `drive ${entry.record.path}: ${reason}`);
+  }
+
+  /** The shard closes it in its own time. */
+  #forget(id: DriveId, entry: Entry): void {
+    this.#drives.delete(id);
+    if (entry.state === 'open') this.#occupy(entry, this.#closeAtShard(entry.record));
+  }
+
+  #report(severity: 'info' | 'error', entry: Entry, message: string): void {
+    this.#context.events.report({ severity, subject: `drive/${entry.record.id}`, message });
+  }
+}
+
+/** A drive that failed, and has operations under way that do not end. */
+const HANGS =
+  '; operations that it was asked for have not ended, and it is opened again only when they have: check the device';
+
+function withoutAdvice(reason: string): string {
+  return reason.endsWith(HANGS) ? reason.slice(0, -HANGS.length) : reason;
+}
+
+function viewOf({ record, state, reason, failures }: Entry): LocalDrive {
+  return { record, state, reason, failures };
 }
 
 function checkRequest(own: readonly DriveRecord[], directory: string, capacityBytes: number): void {

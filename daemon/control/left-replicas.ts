@@ -7,11 +7,15 @@ import { BraidError } from '../base/errors.js';
 import type { DriveId, VolumeId } from '../base/ids.js';
 import type { ClusterStore, StoreWatch } from '../ports/cluster-store.js';
 import type { ShardControl } from '../ports/shard.js';
+import { readRecord } from '../ports/stored-records.js';
+import { records } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
 import { deleteKey, unchanged } from './cluster-state.js';
 import type { ControlContext } from './context.js';
 import { controlLimits } from './limits.js';
 import { Loop } from './loop.js';
+
+const EPOCH_MAX = 2 ** 32 - 1;
 
 /** An open drive of this node. */
 export interface OwnDrive {
@@ -67,7 +71,7 @@ export async function removeLeft(
     const [volumeId, index] = entry.key.slice(storeKeys.leftOn(driveId).length).split('/');
     const segment = { index: Number.parseInt(index ?? '', 16), driveId };
     try {
-      await shard.deleteReplicas(volumeId as VolumeId, [segment]);
+      await shard.deleteReplicas(volumeId as VolumeId, await epochOf(store, volumeId as VolumeId), [segment]);
     } catch (error) {
       // Its last requests are under way, or the owner has not let go of it yet.
       if (error instanceof BraidError) continue;
@@ -77,4 +81,10 @@ export async function removeLeft(
     if ((await store.txn([unchanged(entry)], [deleteKey(entry.key)])).committed) removed++;
   }
   return { removed, left: entries.length - removed };
+}
+
+/** The present owner's, so that no earlier one makes the copy anew; the highest of all when the volume is gone. */
+async function epochOf(store: ClusterStore, volumeId: VolumeId): Promise<number> {
+  const owner = await readRecord(store, storeKeys.owner(volumeId), records.owner);
+  return owner?.value.epoch ?? EPOCH_MAX;
 }

@@ -20,7 +20,16 @@ export const controlLimits = {
   resyncPeriodMs: 10_000,
   takeRetryMsMin: 100,
   takeRetryMsMax: 2_000,
+  /** Drives are looked at this often; one that cannot be opened is tried each time. */
   driveRetryMs: 5_000,
+  /** One that fails while it is open is tried after that, then after twice as long each time: copies that come and go with it cost the cluster. */
+  driveRetryMsMax: 600_000,
+  /** It counts as well when it has been open for this long. */
+  driveStableMs: 600_000,
+  /** Opening and closing a healthy drive takes less; one that does not answer by then holds nothing else up. */
+  driveAnswerMs: 5_000,
+  /** Shards close their drives when the agent ends; one that hangs is left, and the lease is given back all the same. */
+  shardStopMs: 5_000,
   deletionRetryMs: 1_000,
   deletionRetryMsMax: 30_000,
   releaseRetryMs: 1_000,

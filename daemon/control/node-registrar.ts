@@ -11,7 +11,7 @@ import { limits } from '../base/limits.js';
 import type { LeaseId } from '../ports/cluster-store.js';
 import { records } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
-import { deleteKey, putRecord, unchanged } from './cluster-state.js';
+import { absent, deleteKey, putRecord, unchanged } from './cluster-state.js';
 import type { ControlContext } from './context.js';
 import { Loop } from './loop.js';
 
@@ -38,8 +38,9 @@ export class NodeRegistrar {
       clock: context.clock,
       log: context.log,
       run: () => this.#renew(),
+      // Not more and more seldom: what the store's outage leaves of the lease is short.
       retryMsMin: limits.leaseRenewMs / 4,
-      retryMsMax: limits.leaseRenewMs,
+      retryMsMax: limits.leaseRenewMs / 4,
     });
   }
 
@@ -90,10 +91,14 @@ export class NodeRegistrar {
 
   async #grant(): Promise<void> {
     const { state, node, clock } = this.#context;
+    const key = storeKeys.alive(node.id);
+    const old = await state.nodeAlive(node.id);
     const sentMs = clock.nowMs();
     const lease = await state.store.grantLease(limits.leaseTtlMs);
-    const alive = putRecord(storeKeys.alive(node.id), records.nodeAlive, { incarnation: node.incarnation }, lease);
-    await state.commit([], [alive]);
+    const alive = putRecord(key, records.nodeAlive, { incarnation: node.incarnation }, lease);
+    // Of several attempts whose answers are late one counts: the key must not end with a lease that nobody renews.
+    if (!(await state.commit([old === null ? absent(key) : unchanged(old)], [alive])))
+      throw new BraidError('ABORTED', 'an earlier request for a lease was late; it is asked for again');
     this.#lease = lease;
     this.#extend(sentMs);
     this.#listener.onGranted(lease);

@@ -73,8 +73,8 @@ export class Volumes {
     try {
       await this.#store(volume, segments);
     } catch (error) {
-      await this.#discard(volume, segments.length).catch(() => undefined);
-      throw error;
+      // When it is there, only the answer was lost.
+      if (await this.#discard(volume, segments.length).catch(() => true)) throw error;
     }
     const message = `created: ${formatSize(volume.sizeBytes)}, ${volume.replicas} copies, ${segments.length} segments`;
     this.#context.events.report({ severity: 'info', subject: `volume/${volume.name}`, message });
@@ -158,15 +158,16 @@ export class Volumes {
     );
   }
 
-  /** After a failure whose outcome may be unknown: the segments go only if the volume did not come into being. */
-  async #discard(volume: VolumeRecord, segmentCount: number): Promise<void> {
+  /** After a failure whose outcome may be unknown: the segments go only if the volume did not come into being. False when it did. */
+  async #discard(volume: VolumeRecord, segmentCount: number): Promise<boolean> {
     const { state } = this.#context;
     const id = volume.id as VolumeId;
     const key = storeKeys.volume(id);
     const keys = Array.from({ length: segmentCount }, (_, index) => storeKeys.segment(id, index));
     for (const batch of batches([...keys, creatingKey(id)], controlLimits.txnOperationsMax)) {
-      if (!(await state.commit([absent(key)], batch.map(deleteKey)))) return;
+      if (!(await state.commit([absent(key)], batch.map(deleteKey)))) return false;
     }
+    return true;
   }
 }
 
@@ -264,7 +265,13 @@ export function planSegments(volume: VolumeRecord, drives: readonly PlacementDri
     return {
       index,
       generation: 1,
-      replicas: chosen.map((driveId) => ({ driveId, inSync: true, syncedGeneration: 0, replaces: '' })),
+      replicas: chosen.map((driveId) => ({
+        driveId,
+        inSync: true,
+        syncedGeneration: 0,
+        replaces: '',
+        staleSinceMs: 0,
+      })),
     };
   });
 }

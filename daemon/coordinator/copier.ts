@@ -12,6 +12,7 @@ import { sleep } from '../ports/clock.js';
 import { NO_BUFFER } from '../ports/slab.js';
 import { FLAG, OPCODE, STATUS, statusName, type Frame } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
+import { readExtents } from './answers.js';
 import type { CoordinatorContext } from './context.js';
 import { Damage } from './damage.js';
 import type { VolumeIo } from './io.js';
@@ -149,14 +150,16 @@ export class Copier {
   }
 
   /**
-   * Invariant 9: what was stamped after it fell out of sync, plus everything in the regions of its own activity log; apart, what the source
-   * has no slot for.
+   * Invariant 9: what was stamped after it fell out of sync, here or at the source, plus everything in the regions of its own activity log;
+   * apart, what the source has no slot for. Stamps of its own that the source lacks are of a time that was given up when an operator
+   * made an older copy the primary one.
    */
   async #extentsToCopy(segment: Segment, replica: Replica): Promise<{ freed: number[]; written: number[] }> {
     const extents = new Set<number>();
     const source = this.#sources(segment, 0)[0];
     if (source === undefined) throw new BraidError('UNAVAILABLE', 'no in-sync copy is connected');
-    for (const extent of await this.listExtents(source, replica.syncedGeneration, false)) extents.add(extent);
+    for (const copy of [source, replica])
+      for (const extent of await this.listExtents(copy, replica.syncedGeneration, false)) extents.add(extent);
     for (const region of replica.hotRegions) {
       for (let index = 0; index < EXTENTS_PER_REGION; index++) extents.add(region * EXTENTS_PER_REGION + index);
     }
@@ -183,7 +186,7 @@ export class Copier {
       );
       if (reply.status !== STATUS.OK)
         throw new BraidError('UNAVAILABLE', `listing extents failed with ${statusName(reply.status)}`);
-      const page = braid.ListExtentsReply.decode(reply.payload);
+      const page = readExtents(reply.payload, from, this.#options.layout.regionsPerSegment);
       for (const extent of page.extents) extents.push(extent);
       from = page.next;
     } while (from !== 0);
@@ -339,7 +342,7 @@ export class Copier {
 
   // ---- repair and restoration
 
-  /** Rewrites an extent on replicas whose data did not match its checksum. */
+  /** Rewrites an extent on replicas whose data did not match its checksum, or could not be read. */
   repair(segment: Segment, offsetBytes: number, badMask: number): void {
     const extentOffset = offsetBytes - (offsetBytes % EXTENT_BYTES);
     const key = `${segment.index}/${extentOffset}`;
@@ -369,7 +372,7 @@ export class Copier {
       report(
         'warning',
         `drive/${drives.join(',')}`,
-        `a block did not match its checksum and was rewritten from another copy (${where})${rest}`,
+        `a block did not match its checksum, or could not be read, and was rewritten from another copy (${where})${rest}`,
       );
     } catch (error) {
       log.warn({ where, error: String(error) }, 'repair failed; the next read tries again');

@@ -36,13 +36,7 @@ export async function loadSegments(context: CoordinatorContext, volume: VolumeRe
   const segments = stored.records.map(({ value, revision }) => {
     const replicas = value.replicas.map((replica, slot) => {
       const number = segmentNumber(value.index, slot);
-      const loaded = new Replica(
-        { ...homeOf(replica.driveId), slot, number },
-        replica.inSync,
-        replica.syncedGeneration,
-      );
-      loaded.replaces = replica.replaces === '' ? null : (replica.replaces as DriveId);
-      return loaded;
+      return new Replica({ ...homeOf(replica.driveId), slot, number }, replica);
     });
     return new Segment(value.index, value.generation, revision, replicas, counts);
   });

@@ -17,18 +17,21 @@ import type { StoreCompare, StoreOperation } from '../ports/cluster-store.js';
 import { OPCODE, segmentIndexOf, STATUS, statusName, type Frame } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
 import { readRecord } from '../ports/stored-records.js';
-import { records, type DriveRecord } from '../protocol/records.js';
+import { records, type DriveRecord, type VolumeRecord } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
 import type { VolumeId } from '../base/ids.js';
 import type { BufferId } from '../ports/slab.js';
+import { readOpened } from './answers.js';
 import { Serial, type CoordinatorContext } from './context.js';
 import { sessionFor } from './load-segments.js';
 import type { DownCause, Peer } from './peers.js';
-import { applyChanges, changedRecord, leaving, recordOf, type Change, type Copy } from './segment-changes.js';
+import { applyChanges, changedRecord, copiesOn, leaving, recordOf, type Change, type Copy } from './segment-changes.js';
 import type { Replica, Segment, SegmentCounts, Session } from './segment.js';
 
 /** What a segment takes in an OPEN, its drive and layout included, and in the answer, where a region that is hot takes two more. */
-const OPEN_BYTES_PER_SEGMENT = 320;
+const OPEN_BYTES_PER_SEGMENT = 384;
+/** The volume's record and the rest: the labels are most of it, 32 with 130 bytes each at most. */
+const OPEN_BYTES_REST = 8_192;
 const OPENED_BYTES_PER_SEGMENT = 16;
 /** OPENs of a session that are out at once: the peer takes them in turn, and need not wait for the next. */
 const OPENS_AT_ONCE = 4;
@@ -50,10 +53,9 @@ export interface MembershipEvents {
 export interface MembershipOptions {
   readonly context: CoordinatorContext;
   readonly volumeId: VolumeId;
-  readonly volumeName: string;
+  readonly volume: VolumeRecord;
   readonly epoch: number;
   readonly ownerRevision: number;
-  readonly segmentBytes: number;
   readonly segments: readonly Segment[];
   readonly counts: SegmentCounts;
   readonly sessions: Session[];
@@ -81,8 +83,9 @@ export class Membership {
 
   constructor(options: MembershipOptions) {
     this.#options = options;
-    const answerBytes = OPENED_BYTES_PER_SEGMENT + (2 * options.segmentBytes) / REGION_BYTES;
-    this.#segmentsPerOpen = Math.floor(limits.controlPayloadBytesMax / Math.max(OPEN_BYTES_PER_SEGMENT, answerBytes));
+    const answerBytes = OPENED_BYTES_PER_SEGMENT + (2 * options.volume.segmentBytes) / REGION_BYTES;
+    const bytesMax = limits.controlPayloadBytesMax - OPEN_BYTES_REST;
+    this.#segmentsPerOpen = Math.floor(bytesMax / Math.max(OPEN_BYTES_PER_SEGMENT, answerBytes));
     for (const session of options.sessions) this.#beginLife(session);
   }
 
@@ -141,13 +144,12 @@ export class Membership {
 
   /** Opens (or extends) the session with everything the peer holds of the volume. */
   async #openSession(session: Session): Promise<void> {
-    const { context, events, volumeName } = this.#options;
+    const { context, events, volume } = this.#options;
     const life = this.#life(session);
     const attempt = ++life.attempt;
     life.opening = true;
     try {
-      const all: Copy[] = [];
-      this.#forReplicas(session, (segment, replica) => all.push({ segment, replica }));
+      const all = copiesOn(session, this.#options.segments);
       if (all.length === 0) return;
       const opened = new Map<number, braid.IOpenedSegment>();
       let handle = 0;
@@ -171,7 +173,7 @@ export class Membership {
       if (error instanceof BraidError && error.code === 'FENCED') events.fenced(error.message);
       else
         context.log.warn(
-          { volume: volumeName, peer: session.peer.name, error: asError(error).message },
+          { volume: volume.name, peer: session.peer.name, error: asError(error).message },
           'cannot open a session',
         );
     } finally {
@@ -180,16 +182,17 @@ export class Membership {
   }
 
   async #open(session: Session, copies: readonly Copy[]): Promise<braid.OpenReply> {
-    const { volumeId, epoch, segmentBytes } = this.#options;
+    const { volumeId, epoch, volume } = this.#options;
     const request = {
       volumeId,
       epoch,
+      volume: records.volume.encode(volume),
       segments: copies.map(({ segment, replica }) => ({
         index: segment.index,
         copy: Math.floor(replica.number / limits.segmentsPerVolumeMax),
         driveId: replica.driveId,
         generation: segment.generation,
-        sizeBytes: segmentBytes,
+        sizeBytes: volume.segmentBytes,
         layout: records.segment.encode(recordOf(segment)),
         certain: isCertain(replica),
       })),
@@ -199,7 +202,7 @@ export class Membership {
       throw new BraidError('FENCED', `${session.peer.name} knows a higher epoch of the volume`);
     if (reply.status !== STATUS.OK)
       throw new BraidError('UNAVAILABLE', `${session.peer.name} answered ${statusName(reply.status)} to OPEN`);
-    return braid.OpenReply.decode(reply.payload);
+    return readOpened(reply.payload, volume.segmentBytes / REGION_BYTES);
   }
 
   #sessionOpened(session: Session, handle: number, opened: ReadonlyMap<number, braid.IOpenedSegment>): void {
@@ -248,17 +251,13 @@ export class Membership {
   async reopen(session: Session, segments: readonly Segment[]): Promise<void> {
     const life = this.#life(session);
     const attempt = life.attempt;
-    const isOurs = (replica: Replica): boolean => replica.session === session;
-    const copies = segments.flatMap((segment) =>
-      segment.replicas.filter(isOurs).map((replica) => ({ segment, replica })),
-    );
-    const reply = await this.#open(session, copies.slice(0, this.#segmentsPerOpen));
+    const reply = await this.#open(session, copiesOn(session, segments).slice(0, this.#segmentsPerOpen));
     if (life.attempt !== attempt || !session.open)
       throw new BraidError('UNAVAILABLE', `${session.peer.name} went away`);
     for (const state of reply.segments) {
       const number = state.index ?? 0;
       const segment = this.#options.segments[segmentIndexOf(number)];
-      const replica = segment?.replicas.find((one) => isOurs(one) && one.number === number);
+      const replica = segment?.replicas.find((one) => one.session === session && one.number === number);
       if (segment === undefined || replica === undefined) continue;
       replica.opened = state.status === STATUS.OK && !replica.suspect;
       replica.hotRegions = state.hotRegions ?? [];
@@ -272,13 +271,13 @@ export class Membership {
    * go by: a copy that still seems uncertain would be no better than one that has lost something since.
    */
   vouch(segment: Segment): void {
-    const { context, volumeName } = this.#options;
+    const { context, volume } = this.#options;
     for (const replica of segment.replicas) {
       if (!replica.logIsUncertain || !isCertain(replica)) continue;
       const { session } = replica;
       this.reopen(session, [segment]).catch((error: unknown) => {
         // It went away, and is asked again when it is back.
-        const details = { volume: volumeName, peer: session.peer.name, error: asError(error).message };
+        const details = { volume: volume.name, peer: session.peer.name, error: asError(error).message };
         context.log.warn(details, 'cannot renew the activity log of a copy');
       });
     }
@@ -298,9 +297,9 @@ export class Membership {
   }
 
   async #removeFailed(segment: Segment, replica: Replica, reason: string): Promise<void> {
-    const { events, context, volumeName } = this.#options;
+    const { events, context, volume } = this.#options;
     await Promise.resolve(); // the caller is inside a reply: its operation must be whole again first
-    context.log.warn({ volume: volumeName, segment: segment.index, drive: replica.driveId, reason }, 'replica failed');
+    context.log.warn({ volume: volume.name, segment: segment.index, drive: replica.driveId, reason }, 'replica failed');
     if (replica.state === 'syncing' && !replica.joining) {
       replica.state = 'stale';
       segment.refresh();
@@ -376,14 +375,14 @@ export class Membership {
 
   #drop(changes: readonly Change[], reason: string): Promise<void> {
     return this.#serial.run(async () => {
-      const { context, volumeName } = this.#options;
+      const { context, volume } = this.#options;
       await this.#hearSurvivors(changes);
       const valid = changes.filter(({ segment, replica }) => this.#mayDrop(segment, replica));
       if (valid.length === 0) return;
       await this.#commit(valid);
       const drives = [...new Set(valid.map(({ replica }) => replica.driveId))].join(', ');
       const message = `${valid.length} segment(s) lost the copy on drive ${drives}: ${reason}; it catches up by itself when it is back`;
-      context.report('warning', `volume/${volumeName}`, message);
+      context.report('warning', `volume/${volume.name}`, message);
     });
   }
 
@@ -451,7 +450,8 @@ export class Membership {
   giveUp(copies: readonly Copy[]): Promise<number> {
     return this.#serial.run(async () => {
       const left = copies.filter(
-        ({ segment, replica }) => replica.replaces !== null && segment.replicas.includes(replica),
+        ({ segment, replica }) =>
+          replica.replaces !== null && replica.state !== 'in-sync' && segment.replicas.includes(replica),
       );
       await this.#commit(left.map((copy) => ({ kind: 'remove', ...copy })));
       return left.length;
@@ -461,7 +461,8 @@ export class Membership {
   /** Frees the space of a copy that has left its segment, and takes it out of the session; its node goes on if this does not come to an end. */
   async #deleteLeft({ segment, replica }: Copy): Promise<void> {
     const { session, driveId } = replica;
-    const request = { volumeId: this.#options.volumeId, segments: [{ index: segment.index, driveId }] };
+    const { volumeId, epoch } = this.#options;
+    const request = { volumeId, epoch, segments: [{ index: segment.index, driveId }] };
     if (!session.open) return;
     await session.peer
       .call(OPCODE.DELETE, session.handle, 0, braid.DeleteRequest.encode(request).finish())
@@ -480,16 +481,17 @@ export class Membership {
   }
 
   async #commitGroup(groups: readonly [Segment, Change[]][]): Promise<void> {
-    const { context, volumeId, volumeName, ownerRevision, events } = this.#options;
+    const { context, volumeId, volume, ownerRevision, events } = this.#options;
     const compares: StoreCompare[] = [{ key: storeKeys.owner(volumeId), revision: ownerRevision }];
     const operations: StoreOperation[] = [];
+    const nowMs = Math.floor(context.clock.wallMs());
     for (const [segment, changes] of groups) {
       const key = storeKeys.segment(volumeId, segment.index);
       compares.push({ key, revision: segment.revision });
-      operations.push({ type: 'put', key, value: records.segment.encode(changedRecord(segment, changes)) });
+      operations.push({ type: 'put', key, value: records.segment.encode(changedRecord(segment, changes, nowMs)) });
       for (const { driveId } of leaving(segment, changes)) {
         const left = storeKeys.left(driveId, volumeId, segment.index);
-        operations.push({ type: 'put', key: left, value: records.name.encode(volumeName) });
+        operations.push({ type: 'put', key: left, value: records.name.encode(volume.name) });
       }
     }
     for (;;) {
@@ -500,10 +502,11 @@ export class Membership {
         continue;
       }
       for (const [segment, changes] of groups) {
-        const left = applyChanges(segment, changes, revision);
+        const left = applyChanges(segment, changes, { revision, nowMs });
         for (const replica of left) void this.#deleteLeft({ segment, replica });
       }
       for (const [segment] of groups) events.segmentChanged(segment);
+      this.#keepLayouts(groups.map(([segment]) => segment));
       return;
     }
   }
@@ -535,6 +538,24 @@ export class Membership {
     } catch (error) {
       context.log.warn({ error: asError(error).message }, 'the cluster store does not answer; trying again');
       return null;
+    }
+  }
+
+  /**
+   * Has every copy that is open keep the layouts as they are now: the cluster can be rebuilt from its drives. Nobody waits for it. A drive
+   * that has not heard of the change yet does not hide it: what was written since is stamped above the generation of its layout.
+   */
+  #keepLayouts(segments: readonly Segment[]): void {
+    const { context, sessions, volume } = this.#options;
+    for (const session of sessions) {
+      const open = copiesOn(session, segments).filter(({ replica }) => replica.ready);
+      for (let from = 0; from < open.length; from += this.#segmentsPerOpen) {
+        this.#open(session, open.slice(from, from + this.#segmentsPerOpen)).catch((error: unknown) => {
+          // It went away, and is told when it is back.
+          const details = { volume: volume.name, peer: session.peer.name, error: asError(error).message };
+          context.log.warn(details, 'a layout could not be kept');
+        });
+      }
     }
   }
 

@@ -51,7 +51,8 @@ export class Moves {
       for (const segment of targets) this.#check(segment, request, drive.nodeId as NodeId);
       await this.#checkLeft(targets, to);
       const session = membership.sessionOf(drive);
-      return targets.map((segment) => ({ segment, replica: segment.newcomer(to, session, from) }));
+      const nowMs = Math.floor(context.clock.wallMs());
+      return targets.map((segment) => ({ segment, replica: segment.newcomer(to, session, from, nowMs) }));
     });
     wake();
     const message = `${targets.length} segment(s): the copy on drive ${from} moves to drive ${to}`;

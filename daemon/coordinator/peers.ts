@@ -7,7 +7,7 @@
  * - When a peer goes down every call and request that is out on it fails, and the network holds none of their buffers any more.
  */
 import { assert } from '../base/assert.js';
-import { BraidError } from '../base/errors.js';
+import { asError, BraidError } from '../base/errors.js';
 import { limits } from '../base/limits.js';
 import { EXTENT_BYTES } from '../base/units.js';
 import type { NodeId } from '../base/ids.js';
@@ -17,6 +17,7 @@ import type { ConnectionId, Network } from '../ports/network.js';
 import { NO_BUFFER, type BufferId, type Slab } from '../ports/slab.js';
 import { Frame, OPCODE, PROTOCOL_VERSION, STATUS, statusName } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
+import { readHello } from './answers.js';
 
 /** Why a peer went down. `refused` and `silent` say that nobody answers; `lost` may be a blip. */
 export type DownCause = 'refused' | 'silent' | 'lost' | 'rejected';
@@ -236,7 +237,13 @@ export class Peer {
       this.#close('rejected');
       return;
     }
-    this.incarnation = braid.Hello.decode(reply.payload).incarnation;
+    try {
+      this.incarnation = readHello(reply.payload).incarnation;
+    } catch (error) {
+      this.#options.log.error({ peer: this.name, error: asError(error).message }, 'peer is refused');
+      this.#close('rejected');
+      return;
+    }
     this.#state = 'ready';
     this.#attempts = 0;
     for (const listener of [...this.#listeners]) listener.onPeerReady(this);

@@ -98,7 +98,9 @@ export class ReadPath {
       return;
     }
     table.tried[row] = (table.tried[row] ?? 0) | replica.bit;
-    if (frame.status !== STATUS.CHECKSUM_MISMATCH) hooks.replicaFailed(replica, statusName(frame.status));
+    // A block that cannot be read is like one with a wrong checksum (invariant 13): writing it anew heals it, or shows that the drive is lost.
+    const isBlockLost = frame.status === STATUS.CHECKSUM_MISMATCH || frame.status === STATUS.IO_ERROR;
+    if (!isBlockLost) hooks.replicaFailed(replica, statusName(frame.status));
     this.send(row);
   }
 

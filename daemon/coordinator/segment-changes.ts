@@ -1,6 +1,6 @@
 /** How the copies of a segment change: what is committed to the cluster store, and what follows from it here. */
 import type { SegmentRecord } from '../protocol/records.js';
-import type { Replica, Segment } from './segment.js';
+import type { Replica, Segment, Session } from './segment.js';
 
 /** A copy of a segment. */
 export interface Copy {
@@ -23,6 +23,7 @@ export function recordOf(segment: Segment): SegmentRecord {
       inSync: replica.state === 'in-sync',
       syncedGeneration: replica.syncedGeneration,
       replaces: replica.replaces ?? '',
+      staleSinceMs: replica.staleSinceMs,
     })),
   };
 }
@@ -39,7 +40,7 @@ export function leaving({ replicas }: Segment, changes: readonly Change[]): read
 }
 
 /** As it is to be committed. */
-export function changedRecord(segment: Segment, changes: readonly Change[]): SegmentRecord {
+export function changedRecord(segment: Segment, changes: readonly Change[], nowMs: number): SegmentRecord {
   const record = recordOf(segment);
   const left = leaving(segment, changes).map(({ driveId }) => String(driveId));
   const replicas = record.replicas
@@ -48,17 +49,34 @@ export function changedRecord(segment: Segment, changes: readonly Change[]): Seg
       const kind = changes.find((change) => change.replica.driveId === replica.driveId)?.kind;
       if (kind === undefined) return replica;
       const inSync = kind === 'join';
-      return { ...replica, inSync, syncedGeneration: inSync ? 0 : segment.generation, replaces: '' };
+      return {
+        ...replica,
+        inSync,
+        syncedGeneration: inSync ? 0 : segment.generation,
+        replaces: '',
+        staleSinceMs: inSync ? 0 : nowMs,
+      };
     });
   for (const { kind, replica } of changes) {
     const { driveId, replaces } = replica;
-    if (kind === 'add') replicas.push({ driveId, inSync: false, syncedGeneration: 0, replaces: replaces ?? '' });
+    if (kind !== 'add') continue;
+    replicas.push({
+      driveId,
+      inSync: false,
+      syncedGeneration: 0,
+      replaces: replaces ?? '',
+      staleSinceMs: replica.staleSinceMs,
+    });
   }
   return { ...record, generation: segment.generation + 1, replicas };
 }
 
 /** The changes are committed: the segment follows. Returns the copies that have left it. */
-export function applyChanges(segment: Segment, changes: readonly Change[], revision: number): readonly Replica[] {
+export function applyChanges(
+  segment: Segment,
+  changes: readonly Change[],
+  { revision, nowMs }: { readonly revision: number; readonly nowMs: number },
+): readonly Replica[] {
   const left = leaving(segment, changes);
   for (const { kind, replica } of changes) {
     if (kind === 'add' || kind === 'remove') continue;
@@ -69,6 +87,7 @@ export function applyChanges(segment: Segment, changes: readonly Change[], revis
     replica.joining = false;
     replica.suspect &&= toInSync; // one that lost power while it joined is in the set now, and has to leave it
     replica.syncedGeneration = toInSync ? 0 : segment.generation;
+    replica.staleSinceMs = toInSync ? 0 : nowMs;
     replica.replaces = null;
   }
   for (const replica of left) {
@@ -80,4 +99,11 @@ export function applyChanges(segment: Segment, changes: readonly Change[], revis
   const added = changes.filter(({ kind }) => kind === 'add').map(({ replica }) => replica);
   segment.setReplicas([...segment.replicas.filter((replica) => !left.includes(replica)), ...added]);
   return left;
+}
+
+/** Those that the peer of a session holds. */
+export function copiesOn(session: Session, segments: readonly Segment[]): Copy[] {
+  return segments.flatMap((segment) =>
+    segment.replicas.filter((replica) => replica.session === session).map((replica) => ({ segment, replica })),
+  );
 }

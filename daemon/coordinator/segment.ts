@@ -11,6 +11,7 @@ import { assert } from '../base/assert.js';
 import type { DriveId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import { segmentNumber } from '../protocol/frame.js';
+import type { ReplicaRecord } from '../protocol/records.js';
 import type { Peer } from './peers.js';
 
 export type ReplicaState = 'in-sync' | 'syncing' | 'stale';
@@ -83,10 +84,12 @@ export class Replica {
   /** What frames call it on its session; never used again for another replica under this owner. */
   readonly number: number;
   /** The drive whose copy it takes over when it is in sync; null: none. */
-  replaces: DriveId | null = null;
+  replaces: DriveId | null;
   state: ReplicaState;
   /** While not in sync: the generation up to which it was (0: never). */
   syncedGeneration: number;
+  /** While not in sync: since when; 0: not known. */
+  staleSinceMs: number;
   /** The segment is open on the session. */
   opened = false;
   /** Regions in its own activity log when it was opened last. */
@@ -107,8 +110,7 @@ export class Replica {
 
   constructor(
     { driveId, session, slot, number }: Pick<Replica, 'driveId' | 'session' | 'slot' | 'number'>,
-    inSync: boolean,
-    syncedGeneration: number,
+    { inSync, syncedGeneration, replaces, staleSinceMs }: Omit<ReplicaRecord, 'driveId'>,
   ) {
     assert(slot < limits.targetsPerSegmentMax, 'a segment has a bounded number of targets');
     this.driveId = driveId;
@@ -117,6 +119,8 @@ export class Replica {
     this.number = number;
     this.state = inSync ? 'in-sync' : 'stale';
     this.syncedGeneration = syncedGeneration;
+    this.replaces = replaces === '' ? null : (replaces as DriveId);
+    this.staleSinceMs = staleSinceMs;
   }
 
   get bit(): number {
@@ -188,14 +192,13 @@ export class Segment {
   }
 
   /** A copy that is to replace the one on drive `replaces`: never in sync, and not in the segment yet. */
-  newcomer(driveId: DriveId, session: Session, replaces: DriveId): Replica {
+  newcomer(driveId: DriveId, session: Session, replaces: DriveId, nowMs: number): Replica {
     const slot = this.#bySlot.indexOf(null);
     assert(slot >= 0, 'one copy of a segment is replaced at a time');
     // Unlike the numbers of all that ever were on the session: answers to requests for an earlier copy may be on their way.
     const number = segmentNumber(this.index, this.#copies++);
-    const replica = new Replica({ driveId, session, slot, number }, false, 0);
-    replica.replaces = replaces;
-    return replica;
+    const record = { inSync: false, syncedGeneration: 0, replaces, staleSinceMs: nowMs };
+    return new Replica({ driveId, session, slot, number }, record);
   }
 
   /** Bits of all replicas that it has. */
@@ -232,6 +235,11 @@ export class Segment {
     return this.replicas.some(
       (replica) => (this.readableMask & ~excludedMask & replica.bit) !== 0 && !replica.uncertain,
     );
+  }
+
+  /** Whether no copy that is not connected could have more than those that are: one surely has everything, or all in-sync ones are there. */
+  get hasBest(): boolean {
+    return this.hasCertain(0) || (this.readableMask !== 0 && this.readableMask === this.inSyncMask);
   }
 
   /** Null when the replica that had the slot has left the segment. */

@@ -12,6 +12,7 @@ import type { NodeId, VolumeId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import { EXTENT_BYTES } from '../base/units.js';
 import { sleep, type Timer } from '../ports/clock.js';
+import type { StoreCompare } from '../ports/cluster-store.js';
 import type { ServedSegment, ServedVolume, VerifyReport, VolumeState } from '../ports/shard.js';
 import { OPCODE, STATUS } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
@@ -40,6 +41,7 @@ const OPEN_GRACE_MS = 2 * limits.reconnectGraceMs;
 const OPEN_GIVE_UP_MS = 10_000;
 /** How long a release waits for client I/O that cannot end (suspended writes). */
 const RELEASE_WAIT_MS = 5_000;
+const LAST_RESORT = '; if they are lost for good, detach the volume and see braid volume force-primary --help';
 const STORE_ATTEMPTS = 5;
 const STORE_RETRY_MS = 200;
 
@@ -109,9 +111,8 @@ export class Volume {
       ...shared,
       counts,
       volumeId: id,
-      volumeName: volume.name,
+      volume,
       ownerRevision: revision,
-      segmentBytes: volume.segmentBytes,
       events: this.#membershipEvents(),
     });
     this.#progress = new Progress(() => context.clock.nowMs());
@@ -193,7 +194,9 @@ export class Volume {
     try {
       await volume.#open();
     } catch (error) {
-      await volume.release();
+      await volume.release().catch((failure: unknown) => {
+        context.log.warn({ volume: volume.name, error: asError(failure).message }, 'still on record as the owner');
+      });
       throw error;
     }
     return volume;
@@ -216,20 +219,20 @@ export class Volume {
     this.#ticks = this.#context.ticker.add(() => this.#tick());
   }
 
-  /** All in-sync copies are there, or the grace is over and every segment has one that surely has everything. */
+  /** All in-sync copies are there, or the grace is over and no segment has to wait for more. */
   #opened(idleMs: number): boolean {
     if (this.#counts.incomplete === 0) return true;
-    return idleMs >= OPEN_GRACE_MS && this.#segments.every((segment) => segment.hasCertain(0));
+    return idleMs >= OPEN_GRACE_MS && this.#segments.every((segment) => segment.hasBest);
   }
 
   #noCopy(): BraidError {
-    const missing = this.#segments.filter((segment) => !segment.hasCertain(0));
+    const missing = this.#segments.filter((segment) => !segment.hasBest);
     const absent = missing.flatMap(({ replicas }) =>
       replicas.filter(({ state, ready }) => state === 'in-sync' && !ready),
     );
     const drives = new Set(absent.map(({ driveId }) => driveId));
     const why = 'no in-sync copy answers that surely has every acknowledged write';
-    const message = `volume ${this.name}: ${why} (${missing.length} segment(s)); start the agents that hold drive ${[...drives].join(', ')}`;
+    const message = `volume ${this.name}: ${why} (${missing.length} segment(s)); start the agents that hold drive ${[...drives].join(', ')}${LAST_RESORT}`;
     return new BraidError('UNAVAILABLE', message);
   }
 
@@ -391,7 +394,10 @@ export class Volume {
 
   // ---- giving ownership back
 
-  /** Ends client I/O, flushes and cools, then clears the Owner record. A fenced volume is just let go. */
+  /**
+   * Ends client I/O, flushes and cools; a fenced volume is just let go. Then clears the Owner record, if it still names this agent: so it may
+   * after a fence, too, and no lease that ends would clear it as long as the agent lives. Rejects with UNAVAILABLE when that fails.
+   */
   async release(): Promise<void> {
     this.#ticks?.cancel();
     if (this.#state !== 'fenced') {
@@ -404,10 +410,9 @@ export class Volume {
       if (wasServing && quiet && !this.#isFenced())
         while (this.#regions.hotCount > 0 && (await this.#coolAll())) continue;
     }
-    const clean = !this.#isFenced();
-    await this.#membership.close(clean);
+    await this.#membership.close(!this.#isFenced());
     this.io.fence();
-    if (clean) await this.#clearOwner();
+    await abandonOwnership(this.#context, this.id);
   }
 
   #isFenced(): boolean {
@@ -420,22 +425,6 @@ export class Volume {
     while (this.#cooling) await sleep(this.#context.clock, 10);
     await this.#cool(0, Number.POSITIVE_INFINITY);
     return this.#regions.hotCount < before;
-  }
-
-  async #clearOwner(): Promise<void> {
-    const { log } = this.#context;
-    try {
-      await swapOwner(this.#context, this.id, this.#ownership.revision, {
-        epoch: this.epoch,
-        nodeId: '',
-        incarnation: '',
-      });
-    } catch (error) {
-      log.warn(
-        { volume: this.name, error: asError(error).message },
-        'the release could not be recorded; the next owner waits for the lease',
-      );
-    }
   }
 
   assertConsistent(): void {
@@ -463,7 +452,9 @@ async function claim(context: CoordinatorContext, id: VolumeId): Promise<Ownersh
     }
   }
   const epoch = (previous?.epoch ?? 0) + 1;
-  const revision = await swapOwner(context, id, owner?.revision ?? 0, { epoch, nodeId, incarnation });
+  // No claim is committed once the volume is marked for deletion: the epoch is final then.
+  const unmarked = [{ key: volume.key, revision: volume.revision }];
+  const revision = await swapOwner(context, id, owner?.revision ?? 0, { epoch, nodeId, incarnation }, unmarked);
   if (revision === null)
     throw new BraidError(
       'ABORTED',
@@ -481,13 +472,14 @@ async function swapOwner(
   id: VolumeId,
   revision: number,
   owner: OwnerRecord,
+  conditions: readonly StoreCompare[] = [],
 ): Promise<number | null> {
   const { store, clock } = context;
   const key = storeKeys.owner(id);
   const operation = { type: 'put', key, value: records.owner.encode(owner) } as const;
   for (let attempt = 1; ; attempt++) {
     try {
-      const result = await store.txn([{ key, revision }], [operation]);
+      const result = await store.txn([{ key, revision }, ...conditions], [operation]);
       if (result.committed) return result.revision;
       const current = await readRecord(store, key, records.owner);
       const ours =
@@ -502,7 +494,10 @@ async function swapOwner(
   }
 }
 
-/** Gives up an ownership that this agent has on record but does not exercise: an answer of the store was lost. */
+/**
+ * Gives up an ownership that this agent has on record and does not exercise (any more): at the end of a release, or when an answer of the
+ * store was lost. Rejects with UNAVAILABLE when the store does not answer.
+ */
 export async function abandonOwnership(context: CoordinatorContext, id: VolumeId): Promise<void> {
   const owner = await readRecord(context.store, storeKeys.owner(id), records.owner);
   if (owner?.value.nodeId !== context.nodeId || owner.value.incarnation !== context.incarnation) return;

@@ -6,7 +6,7 @@
  * - A volume is served by at most one `Volume` object; taking and releasing it happen one after the other.
  * - Client I/O reaches a volume only between `takeVolume` and the removal of its export.
  */
-import { BraidError } from '../base/errors.js';
+import { asError, BraidError } from '../base/errors.js';
 import type { DriveId, NodeId, VolumeId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import type { CoordinatorContext } from '../coordinator/context.js';
@@ -24,6 +24,7 @@ import type { Log } from '../ports/log.js';
 import type { MetaStoreOpener } from '../ports/meta-store.js';
 import type { Network, NetworkHandler } from '../ports/network.js';
 import type {
+  DriveCopies,
   MoveReplicas,
   ServedSegment,
   ServedVolume,
@@ -80,6 +81,8 @@ export interface ShardParts {
   readonly eventLoopDelayMsP99: () => number;
   /** Hot regions per drive; `limits.hotRegionsPerDriveMax` unless given. */
   readonly hotRegionsMax?: number;
+  /** Cold regions per drive whose checksums stay in memory; `limits.coldRegionsPerDriveMax` unless given. */
+  readonly coldRegionsMax?: number;
 }
 
 export class Shard implements ShardControl {
@@ -210,11 +213,12 @@ export class Shard implements ShardControl {
   async openDrive(driveId: DriveId, directory: string): Promise<{ slotCount: number }> {
     const { disks, metas, slab, clock, log, clusterId, bootId, events } = this.#parts;
     const hotRegionsMax = this.#parts.hotRegionsMax ?? limits.hotRegionsPerDriveMax;
+    const coldRegionsMax = this.#parts.coldRegionsMax ?? limits.coldRegionsPerDriveMax;
     const onFailed = (reason: string): void => {
       events.report({
         severity: 'error',
         subject: `drive/${driveId}`,
-        message: `the drive failed: ${reason}; replace it, or restart the agent once it is well`,
+        message: `the drive failed: ${reason}. It is tried again by itself; once it is repaired, "braid drive reopen ${driveId}" opens it at once`,
       });
     };
     const drive = await ReplicaDrive.open({
@@ -228,6 +232,7 @@ export class Shard implements ShardControl {
       clusterId,
       bootId,
       hotRegionsMax,
+      coldRegionsMax,
       onFailed,
     });
     this.#replicas.addDrive(drive);
@@ -240,6 +245,7 @@ export class Shard implements ShardControl {
 
   async deleteReplicas(
     volumeId: VolumeId,
+    epoch: number,
     segments: readonly { readonly index: number; readonly driveId: DriveId }[],
   ): Promise<void> {
     const peer = this.#peers.peer(this.#parts.nodeId, this.#parts.shardIndex);
@@ -252,7 +258,7 @@ export class Shard implements ShardControl {
     });
     try {
       for (const { index, driveId } of segments) {
-        const request = { volumeId, segments: [{ index, driveId }] };
+        const request = { volumeId, epoch, segments: [{ index, driveId }] };
         const reply = await peer.call(OPCODE.DELETE, 0, 0, braid.DeleteRequest.encode(request).finish());
         if (reply.status !== STATUS.OK && reply.status !== STATUS.NOT_FOUND) {
           throw new BraidError(
@@ -288,10 +294,13 @@ export class Shard implements ShardControl {
         await abandonOwnership(this.#context, volumeId);
         return;
       }
-      const released = volume.release();
-      await this.#parts.frontEnd.removeExport(volume.name);
-      await released;
+      const [released, removed] = await Promise.allSettled([
+        volume.release(),
+        this.#parts.frontEnd.removeExport(volume.name),
+      ]);
       this.#volumes.delete(volumeId);
+      if (removed.status === 'rejected') throw removed.reason;
+      if (released.status === 'rejected') throw released.reason;
     });
   }
 
@@ -331,6 +340,15 @@ export class Shard implements ShardControl {
     return volume;
   }
 
+  copiesOf(volumeId: VolumeId): Promise<readonly DriveCopies[]> {
+    const drives = [...this.#replicas.drives()].filter(({ isServing }) => isServing);
+    const copies = drives.map((drive) => {
+      const own = [...drive.replicas()].filter((replica) => replica.volumeId === volumeId && replica.isUncertain);
+      return { driveId: drive.id, uncertainSegments: own.map(({ segment }) => segment) };
+    });
+    return Promise.resolve(copies);
+  }
+
   setCopyBandwidth(bytesPerSecond: number | null): void {
     this.#context.pacer.setBandwidth(bytesPerSecond);
   }
@@ -363,7 +381,14 @@ export class Shard implements ShardControl {
   }
 
   async stop(): Promise<void> {
-    for (const volumeId of [...this.#volumes.keys()]) await this.releaseVolume(volumeId);
+    for (const volumeId of [...this.#volumes.keys()]) {
+      await this.releaseVolume(volumeId).catch((error: unknown) => {
+        this.#parts.log.warn(
+          { volumeId, error: asError(error).message },
+          'not released: its next owner waits for the lease',
+        );
+      });
+    }
     this.#parts.frontEnd.stop();
     this.#peers.stop();
     await this.#replicas.stop();

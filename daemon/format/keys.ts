@@ -4,7 +4,15 @@
 import type { VolumeId } from '../base/ids.js';
 import { assert } from '../base/assert.js';
 
-export const TABLE = { SUPERBLOCK: 0, EPOCH: 1, LAYOUT: 2, EXTENT: 3, ACTIVITY: 4, FREED: 5 } as const;
+export const TABLE = { SUPERBLOCK: 0, EPOCH: 1, LAYOUT: 2, EXTENT: 3, ACTIVITY: 4, FREED: 5, VOLUME: 6 } as const;
+
+/** Keys are exactly this long, by table. */
+const KEY_BYTES: readonly (number | undefined)[] = [1, 17, 21, 25, 25, 5];
+
+/** Whether a key is one that this version writes. */
+export function isKnownKey(key: Uint8Array): boolean {
+  return key.length > 0 && key.length === KEY_BYTES[key[0] as number];
+}
 
 export const UUID_BYTES = 16;
 const SEGMENT_AT = 1 + UUID_BYTES;
@@ -77,6 +85,10 @@ export function layoutKey(volume: Uint8Array, segment: number): Uint8Array {
   const key = volumeKey(TABLE.LAYOUT, volume, ITEM_AT);
   writeU32(key, SEGMENT_AT, segment);
   return key;
+}
+
+export function volumeRecordKey(volume: Uint8Array): Uint8Array {
+  return volumeKey(TABLE.VOLUME, volume, SEGMENT_AT);
 }
 
 export function extentKey(volume: Uint8Array, segment: number, extent: number): Uint8Array {

@@ -1,7 +1,6 @@
 /**
  * Values of a drive's metadata (DISK.md), reader and writer of each side by side. Integers are little-endian.
  */
-import { assert } from '../base/assert.js';
 import { crc32c } from '../base/crc32c.js';
 import { BLOCKS_PER_EXTENT } from '../base/units.js';
 import { UUID_BYTES, uuidFromBytes, uuidToBytes } from './keys.js';
@@ -66,9 +65,9 @@ export function encodeEpoch(epoch: number): Uint8Array {
   return bytes;
 }
 
-export function decodeEpoch(bytes: Uint8Array): number {
-  assert(bytes.length === 4, 'an epoch record is 4 bytes');
-  return readU32(bytes, 0);
+/** Null when it is damaged. */
+export function decodeEpoch(bytes: Uint8Array): number | null {
+  return bytes.length === 4 ? readU32(bytes, 0) : null;
 }
 
 /** `segment` is the encoded `Segment` record as the owner sent it. */
@@ -79,9 +78,15 @@ export function encodeLayout(generation: number, segment: Uint8Array): Uint8Arra
   return bytes;
 }
 
-export function decodeLayout(bytes: Uint8Array): { readonly generation: number; readonly segment: Uint8Array } {
-  assert(bytes.length >= 4, 'a layout record starts with its generation');
-  return { generation: readU32(bytes, 0), segment: bytes.slice(4) };
+export interface Layout {
+  readonly generation: number;
+  /** Encoded `Segment` record. */
+  readonly segment: Uint8Array;
+}
+
+/** Null when it is damaged. */
+export function decodeLayout(bytes: Uint8Array): Layout | null {
+  return bytes.length >= 4 ? { generation: readU32(bytes, 0), segment: bytes.slice(4) } : null;
 }
 
 const SLOT_AT = 0;

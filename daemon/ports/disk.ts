@@ -30,6 +30,8 @@ export interface Disk {
   punch(tag: number, offsetBytes: number, lengthBytes: number): void;
   /** The range reads as zeros afterwards; space stays allocated where the file system can do that. */
   zero(tag: number, offsetBytes: number, lengthBytes: number): void;
+  /** What has happened to it behind our back: it has vanished, is another file or device, or was cut short; empty while nothing has. Never rejects. */
+  check(): Promise<string>;
   /** Resolves when no operation is in flight any more and the file is closed. */
   close(): Promise<void>;
 }

@@ -9,6 +9,7 @@ export interface MetaOperation {
   readonly value: Uint8Array | null;
 }
 
+/** `get` and `scan` throw `BraidError` CORRUPT when what is stored cannot be read. */
 export interface MetaStore {
   /** The value, valid until the next call; null when absent. */
   get(key: Uint8Array): Uint8Array | null;
@@ -19,6 +20,8 @@ export interface MetaStore {
    * nothing was applied (the caller treats the drive as failed). Commits become durable in the order of the calls.
    */
   commit(operations: readonly MetaOperation[], done: (error: Error | null) => void): void;
+  /** What has happened to it behind our back: its file has vanished, is another one, or was cut short; empty while nothing has. Never rejects. */
+  check(): Promise<string>;
   /** Bytes that the store occupies, for metrics. */
   usedBytes(): number;
   close(): Promise<void>;

@@ -56,6 +56,13 @@ export interface MoveReplicas {
   readonly freeBytes: number;
 }
 
+/** What a drive that is open says of its copies of a volume. */
+export interface DriveCopies {
+  readonly driveId: DriveId;
+  /** Segments whose copy may lack writes that were not flushed when the node lost power. */
+  readonly uncertainSegments: readonly number[];
+}
+
 /** Result of comparing all in-sync replicas of a volume, extent by extent. */
 export interface VerifyReport {
   readonly extentsCompared: number;
@@ -117,20 +124,29 @@ export interface ShardControl {
    * Idempotent while it is served here.
    */
   takeVolume(volumeId: VolumeId): Promise<void>;
-  /** Ends client I/O, flushes, cools all regions, gives up ownership cleanly. Idempotent. */
+  /**
+   * Ends client I/O, flushes, cools all regions, gives up ownership cleanly. Idempotent. Rejects with UNAVAILABLE while it cannot be recorded
+   * that ownership was given up: then it is to be called again, or nobody else can take the volume as long as this agent lives.
+   */
   releaseVolume(volumeId: VolumeId): Promise<void>;
   servedVolumes(): Promise<readonly ServedVolume[]>;
   /** By index; none when the volume is not served here. */
   servedSegments(volumeId: VolumeId): Promise<readonly ServedSegment[]>;
+  /** Of every open drive of this shard, whether it holds copies of the volume or not. */
+  copiesOf(volumeId: VolumeId): Promise<readonly DriveCopies[]>;
   /** Compares all in-sync replicas of a volume that is served here. */
   verifyVolume(volumeId: VolumeId): Promise<VerifyReport>;
   /** Moves copies of a volume that is served here; resolves to the number of segments concerned, once their records say so. */
   moveReplicas(volumeId: VolumeId, request: MoveReplicas): Promise<number>;
   /** Gives up the moves to a drive, or all; resolves to their number. */
   cancelMoves(volumeId: VolumeId, to: DriveId | null): Promise<number>;
-  /** Removes replicas that belong to no volume any more from the drives of this shard. Idempotent. */
+  /**
+   * Removes replicas that belong to no segment any more from the drives of this shard. Idempotent. Requests of owners under an epoch below
+   * `epoch` are refused from then on: they would create the replicas anew. Of a deleted volume it is above that of the last owner.
+   */
   deleteReplicas(
     volumeId: VolumeId,
+    epoch: number,
     segments: readonly { readonly index: number; readonly driveId: DriveId }[],
   ): Promise<void>;
   /** What the copiers of this shard may copy a second, all volumes together; null: no bound. */

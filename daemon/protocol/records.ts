@@ -5,6 +5,8 @@
  */
 import { assert } from '../base/assert.js';
 import { asError, BraidError } from '../base/errors.js';
+import { limits } from '../base/limits.js';
+import { REGION_BYTES } from '../base/units.js';
 import { braid } from './generated/messages.js';
 
 type Fields<T> = { [Name in keyof T as Name extends '$unknowns' ? never : Name]: T[Name] };
@@ -57,17 +59,33 @@ function malformed(key: string, cause: unknown): BraidError {
   return new BraidError('CORRUPT', `the record ${key} is malformed (${asError(cause).message}): ${advice}`, { cause });
 }
 
-function codecOf<T extends object>(messages: MessageClass<T>): RecordCodec<T> {
+/** `check` throws for a record that no agent writes, and that would lead its reader astray. */
+function codecOf<T extends object>(messages: MessageClass<T>, check: (record: T) => void = () => {}): RecordCodec<T> {
   return {
     encode: (record) => messages.encode(plainCopy(record) as T).finish(),
     decode: (key, bytes) => {
       try {
-        return plainCopy(messages.decode(bytes)) as T;
+        const record = plainCopy(messages.decode(bytes)) as T;
+        check(record);
+        return record;
       } catch (error) {
         throw malformed(key, error);
       }
     },
   };
+}
+
+/** What addresses are computed from: arithmetic on other values would end in an assertion, or in somebody else's data. */
+function checkGeometry({ sizeBytes, replicas, minInSync, stripeWidth, segmentBytes }: VolumeRecord): void {
+  const isWithin = (value: number, min: number, max: number) => value >= min && value <= max;
+  const isRight =
+    isWithin(sizeBytes, limits.volumeBytesMin, limits.volumeBytesMax) &&
+    isWithin(replicas, 1, limits.replicasMax) &&
+    isWithin(minInSync, 1, replicas) &&
+    isWithin(stripeWidth, 1, limits.stripeWidthMax) &&
+    isWithin(segmentBytes, limits.segmentBytesMin, limits.segmentBytesMax) &&
+    segmentBytes % REGION_BYTES === 0;
+  if (!isRight) throw new Error('its geometry is impossible');
 }
 
 /** `names/<name>` holds nothing but a volume id. */
@@ -87,7 +105,7 @@ export const records = {
   node: codecOf<NodeRecord>(braid.Node),
   nodeAlive: codecOf<NodeAliveRecord>(braid.NodeAlive),
   drive: codecOf<DriveRecord>(braid.Drive),
-  volume: codecOf<VolumeRecord>(braid.Volume),
+  volume: codecOf<VolumeRecord>(braid.Volume, checkGeometry),
   name: textCodec,
   owner: codecOf<OwnerRecord>(braid.Owner),
   attachment: codecOf<AttachmentRecord>(braid.Attachment),

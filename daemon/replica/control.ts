@@ -10,7 +10,7 @@ import { isUuid } from '../format/keys.js';
 import { OPCODE, segmentNumber, STATUS, type Status } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
 import type { ReplicaDrive } from './drive.js';
-import type { RegionsToCool } from './drive-maintenance.js';
+import type { RegionsToCool, VolumeToOpen } from './drive-maintenance.js';
 import type { OperationTable } from './operations.js';
 import type { Replica } from './replica.js';
 import {
@@ -69,6 +69,7 @@ export class ControlRequests {
     if (opcode === OPCODE.DELETE) {
       return void this.#delete(
         op,
+        peer,
         session,
         decode(() => braid.DeleteRequest.decode(payload)),
       );
@@ -105,11 +106,18 @@ export class ControlRequests {
       this.#host.registry.forgetIfIdle(volume);
       return this.#host.answer(op, STATUS.FENCED, NOTHING);
     }
-    await volume.inTurn(() => this.#openInTurn(op, volume, opening, segments));
+    const { volume: record } = request;
+    await volume.inTurn(() => this.#openInTurn(op, volume, opening, segments, record));
     this.#host.registry.forgetIfIdle(volume);
   }
 
-  async #openInTurn(op: number, volume: VolumeState, opening: Opening, segments: braid.OpenSegment[]): Promise<void> {
+  async #openInTurn(
+    op: number,
+    volume: VolumeState,
+    opening: Opening,
+    segments: braid.OpenSegment[],
+    record: Uint8Array,
+  ): Promise<void> {
     const { registry } = this.#host;
     const isBeaten = () =>
       volume.opening === null ||
@@ -120,7 +128,8 @@ export class ControlRequests {
     await registry.drain(volume);
     this.#raise(volume, this.#highestEpoch(volume), opening);
     if (isBeaten()) return this.#host.answer(op, STATUS.FENCED, NOTHING);
-    const opened = await this.#openOnDrives(volume, opening.epoch, segments);
+    const { id, bytes } = volume;
+    const opened = await this.#openOnDrives({ id, bytes, epoch: opening.epoch, record }, segments);
     // A CLOSE may have come meanwhile, and may come while this goes on after the wait: looked at again before a session starts.
     while (volume.ending.size > 0) await registry.drain(volume);
     if (isBeaten()) return this.#host.answer(op, STATUS.FENCED, NOTHING);
@@ -144,7 +153,7 @@ export class ControlRequests {
   }
 
   /** Per segment that has its drive here: itself, or why not. One commit per drive. */
-  async #openOnDrives(volume: VolumeState, epoch: number, segments: readonly braid.OpenSegment[]) {
+  async #openOnDrives(volume: VolumeToOpen, segments: readonly braid.OpenSegment[]) {
     const opened = new Map<number, OpenSegment | Status>();
     const byDrive = new Map<ReplicaDrive, braid.OpenSegment[]>();
     for (const segment of segments) {
@@ -154,7 +163,7 @@ export class ControlRequests {
     }
     await Promise.all(
       [...byDrive].map(async ([drive, mine]) => {
-        const replicas = drive.isServing ? await drive.openReplicas(volume.id, volume.bytes, epoch, mine) : null;
+        const replicas = drive.isServing ? await drive.openReplicas(volume, mine) : null;
         for (const [index, segment] of mine.entries()) {
           const replica = replicas === null ? STATUS.IO_ERROR : (replicas[index] ?? STATUS.BAD_REQUEST);
           opened.set(
@@ -197,28 +206,41 @@ export class ControlRequests {
     this.#host.answer(op, STATUS.OK, NOTHING);
   }
 
-  async #delete(op: number, session: Session | null, request: braid.DeleteRequest): Promise<void> {
-    const { volumeId } = request;
-    if (!isUuid(volumeId)) return this.#host.answer(op, STATUS.BAD_REQUEST, NOTHING);
+  async #delete(op: number, peer: Peer, session: Session | null, request: braid.DeleteRequest): Promise<void> {
+    const { volumeId, epoch } = request;
+    if (!isUuid(volumeId) || epoch === 0) return this.#host.answer(op, STATUS.BAD_REQUEST, NOTHING);
     const volume = this.#host.registry.volume(volumeId as VolumeId);
+    const highest = this.#highestEpoch(volume);
+    if (epoch > highest) this.#raise(volume, epoch, { peer, epoch });
+    if (epoch < highest) {
+      this.#host.registry.forgetIfIdle(volume);
+      return this.#host.answer(op, STATUS.FENCED, NOTHING);
+    }
     await volume.inTurn(async () => {
       await this.#host.registry.drain(volume);
       let status: Status = STATUS.OK;
       for (const { driveId, index } of request.segments) {
-        const one = await this.#deleteOne(volume, session, driveId ?? '', index ?? 0);
+        const one = await this.#deleteOne(volume, session, driveId ?? '', index ?? 0, epoch);
         if (status === STATUS.OK) status = one;
       }
-      // Durable now: the replicas are gone; their slots become free as they are zeroed.
+      // Durable now: the epoch, and the replicas are gone; their slots become free as they are zeroed.
       this.#host.answer(op, status, NOTHING);
     });
     this.#host.registry.forgetIfIdle(volume);
   }
 
   /** Deletes one replica, unless a session uses it; the session that asks gives it up. */
-  async #deleteOne(volume: VolumeState, session: Session | null, driveId: string, index: number): Promise<Status> {
+  async #deleteOne(
+    volume: VolumeState,
+    session: Session | null,
+    driveId: string,
+    index: number,
+    epoch: number,
+  ): Promise<Status> {
     const drive = this.#host.drive(driveId);
     if (drive === undefined) return STATUS.NOT_FOUND;
-    if (!drive.isServing) return STATUS.IO_ERROR;
+    // Even if there is nothing to delete: a late OPEN must not create it.
+    if (!drive.isServing || !(await drive.raiseEpoch(volume.bytes, epoch))) return STATUS.IO_ERROR;
     const replica = drive.replicaOf(volume.id, index);
     if (replica === null) return STATUS.OK;
     const user = volume.session;

@@ -173,6 +173,11 @@ export class DriveIo {
     this.#onFlushed(EIO);
   }
 
+  /** What has happened to the data area behind our back; empty while nothing has. */
+  check(): Promise<string> {
+    return must(this.#disk, 'the data area').check();
+  }
+
   /** Resolves when nothing is in flight any more; what an operation has yet to do at the drive is done first. */
   async close(): Promise<void> {
     if (!this.#failed && this.#inFlight > 0) await new Promise<void>((resolve) => void (this.#onIdle = resolve));

@@ -7,6 +7,7 @@ import type { VolumeId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import { EXTENT_BYTES, EXTENTS_PER_REGION, formatSize } from '../base/units.js';
 import {
+  isKnownKey,
   isSameSegment,
   itemOfKey,
   segmentOfKey,
@@ -14,9 +15,12 @@ import {
   SUPERBLOCK_KEY,
   TABLE,
   tablePrefix,
+  UUID_BYTES,
   volumeOfKey,
 } from '../format/keys.js';
 import {
+  decodeEpoch,
+  decodeLayout,
   decodeSuperblock,
   EXTENT_RECORD_BYTES,
   extentSlot,
@@ -71,12 +75,7 @@ export function readSuperblock(meta: MetaStore, expected: DriveExpectation): Sup
       `the superblock of ${directory} is damaged; remove the drive from the pool and replace it`,
     );
   }
-  if (superblock.formatVersion > FORMAT_VERSION) {
-    throw new BraidError(
-      'DRIVE',
-      `${directory} has format version ${superblock.formatVersion}, this agent knows ${FORMAT_VERSION}; upgrade the agent`,
-    );
-  }
+  if (superblock.formatVersion !== FORMAT_VERSION) throw wrongVersion(directory, superblock.formatVersion);
   if (superblock.clusterId !== clusterId) {
     throw new BraidError(
       'DRIVE',
@@ -98,13 +97,22 @@ export function readSuperblock(meta: MetaStore, expected: DriveExpectation): Sup
   return superblock;
 }
 
+function wrongVersion(directory: string, version: number): BraidError {
+  const what = `${directory} has format version ${version}, and this software reads ${FORMAT_VERSION}`;
+  const isNewer = version > FORMAT_VERSION;
+  const advice = isNewer
+    ? 'the drive is newer than this software: upgrade the agent'
+    : 'no software that was released has written that: replace the drive';
+  return new BraidError('UNSUPPORTED', `${what}; ${advice}`);
+}
+
 export function checkDataArea(superblock: Superblock, sizeBytes: number, directory: string): void {
   const wantedBytes = superblock.slotCount * EXTENT_BYTES;
   if (sizeBytes >= wantedBytes) return;
   throw new BraidError(
     'DRIVE',
     `the data area of ${directory} has ${formatSize(sizeBytes)}, its superblock says ${formatSize(wantedBytes)}; ` +
-      'restore its size, or remove the drive from the pool and add it as a new one',
+      'what was cut off is lost: remove the drive from the pool and add it as a new one',
   );
 }
 
@@ -117,6 +125,12 @@ export function loadContents(meta: MetaStore, superblock: Superblock, directory:
       `the metadata of ${directory} is damaged: ${what}; remove the drive from the pool and replace it`,
     );
 
+  const scan = (table: number, visit: (key: Uint8Array, value: Uint8Array) => void): void => {
+    meta.scan(tablePrefix(table), (key, value) => {
+      if (!isKnownKey(key)) throw corrupt(`a key of ${key.length} bytes in table ${table}`);
+      visit(key, value);
+    });
+  };
   const replicaOf = (volumeId: VolumeId, segment: number): Replica => {
     if (segment >= limits.segmentsPerVolumeMax) throw corrupt(`segment ${segment} of volume ${volumeId}`);
     const name = replicaKey(volumeId, segment);
@@ -124,12 +138,18 @@ export function loadContents(meta: MetaStore, superblock: Superblock, directory:
     replicas.set(name, found);
     return found;
   };
-  meta.scan(tablePrefix(TABLE.LAYOUT), (key) => void replicaOf(volumeOfKey(key), segmentOfKey(key)));
+  scan(TABLE.EPOCH, (key, value) => {
+    if (decodeEpoch(value) === null) throw corrupt(`the epoch of volume ${volumeOfKey(key)}`);
+  });
+  scan(TABLE.LAYOUT, (key, value) => {
+    const replica = replicaOf(volumeOfKey(key), segmentOfKey(key));
+    if (decodeLayout(value) === null) throw corrupt(`the layout of segment ${replica.segment}`);
+  });
 
   let lastKey = new Uint8Array(0);
   let replica: Replica | null = null;
   const extentsMax = limits.segmentBytesMax / EXTENT_BYTES;
-  meta.scan(tablePrefix(TABLE.EXTENT), (key, value) => {
+  scan(TABLE.EXTENT, (key, value) => {
     if (replica === null || !isSameSegment(key, lastKey)) {
       lastKey = key.slice();
       replica = replicaOf(volumeOfKey(key), segmentOfKey(key));
@@ -145,15 +165,16 @@ export function loadContents(meta: MetaStore, superblock: Superblock, directory:
   });
 
   const freedSlots: number[] = [];
-  meta.scan(tablePrefix(TABLE.FREED), (key) => {
+  scan(TABLE.FREED, (key) => {
     const slot = slotOfFreedKey(key);
     if (!allocator.claim(slot)) throw corrupt(`freed slot ${slot} is out of range or in use`);
     freedSlots.push(slot);
   });
 
   const hotRegions: { replica: Replica; region: number; bootId: Uint8Array }[] = [];
-  meta.scan(tablePrefix(TABLE.ACTIVITY), (key, value) => {
+  scan(TABLE.ACTIVITY, (key, value) => {
     const region = itemOfKey(key);
+    if (value.length !== UUID_BYTES) throw corrupt(`the boot id of region ${region} in the activity log`);
     const active = replicaOf(volumeOfKey(key), segmentOfKey(key));
     if ((region + 1) * EXTENTS_PER_REGION > extentsMax) throw corrupt(`region ${region} in the activity log`);
     active.reserve((region + 1) * EXTENTS_PER_REGION);

@@ -5,9 +5,9 @@ import { assert } from '../base/assert.js';
 import type { VolumeId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import { EXTENTS_PER_REGION } from '../base/units.js';
-import { activityKey, epochKey, extentKey, freedKey, layoutKey } from '../format/keys.js';
-import { decodeEpoch, decodeLayout, encodeEpoch, encodeLayout } from '../format/records.js';
-import type { MetaOperation, MetaStore } from '../ports/meta-store.js';
+import { activityKey, epochKey, extentKey, freedKey, layoutKey, volumeRecordKey } from '../format/keys.js';
+import { decodeEpoch, decodeLayout, encodeEpoch, encodeLayout, type Layout } from '../format/records.js';
+import type { MetaOperation } from '../ports/meta-store.js';
 import { STATUS, type Status } from '../protocol/frame.js';
 import type { ActivityLog, RenewedRegion } from './activity-log.js';
 import type { ChecksumTable } from './checksums.js';
@@ -19,7 +19,10 @@ import type { BlankExtent, MapAhead } from './map-ahead.js';
 import { REGION, Replica } from './replica.js';
 
 export interface MaintenanceParts {
-  readonly meta: MetaStore;
+  /** A record of the drive's metadata; null when it is absent, or cannot be read: the drive fails then. */
+  readonly read: (key: Uint8Array) => Uint8Array | null;
+  /** What is stored cannot be right: the drive fails. */
+  readonly onCorrupt: (what: string) => void;
   readonly io: DriveIo;
   readonly committer: Committer;
   readonly activity: ActivityLog;
@@ -39,6 +42,16 @@ export interface SegmentToOpen {
   readonly certain: boolean;
 }
 
+/** What an OPEN says of the volume as a whole. */
+export interface VolumeToOpen {
+  readonly id: VolumeId;
+  /** The 16 bytes of the id. */
+  readonly bytes: Uint8Array;
+  readonly epoch: number;
+  /** Encoded `Volume` record; empty when the owner did not send it. */
+  readonly record: Uint8Array;
+}
+
 export interface RegionsToCool {
   readonly replica: Replica;
   readonly regions: readonly number[];
@@ -55,21 +68,29 @@ export class DriveMaintenance {
 
   /** The highest epoch that this drive has seen of the volume; 0: none. */
   epochOf(volume: Uint8Array): number {
-    const value = this.#parts.meta.get(epochKey(volume));
-    return value === null ? 0 : decodeEpoch(value);
+    const value = this.#parts.read(epochKey(volume));
+    if (value === null) return 0;
+    const epoch = decodeEpoch(value);
+    if (epoch === null) this.#parts.onCorrupt('the epoch of a volume is damaged');
+    return epoch ?? 0;
+  }
+
+  async raiseEpoch(volume: Uint8Array, epoch: number): Promise<boolean> {
+    if (this.epochOf(volume) >= epoch) return true;
+    return this.#parts.committer.commit((operations) => {
+      operations.push({ key: epochKey(volume), value: encodeEpoch(epoch) });
+    });
   }
 
   /**
-   * Makes durable that the volume is at `epoch` (invariant 2), each segment's layout, and the replicas that are not here yet, empty.
+   * Makes durable that the volume is at its epoch (invariant 2), its record, each segment's layout, and the replicas that are not here yet, empty.
    * Returns the replicas; null for a segment whose size contradicts what is stored; or null when the drive has failed.
    */
   async openReplicas(
-    volumeId: VolumeId,
-    volume: Uint8Array,
-    epoch: number,
+    { id: volumeId, bytes: volume, epoch, record }: VolumeToOpen,
     segments: readonly SegmentToOpen[],
   ): Promise<(Replica | null)[] | null> {
-    const { activity, meta, committer, replicas } = this.#parts;
+    const { activity, read, committer, replicas } = this.#parts;
     const seen = this.epochOf(volume);
     assert(seen <= epoch, 'a lower epoch was refused before (invariant 2)');
     const opened = segments.map((segment) => {
@@ -78,14 +99,16 @@ export class DriveMaintenance {
     });
     const renewed: RenewedRegion[] = [];
     const isDurable = await committer.commit((operations) => {
+      const put = (key: Uint8Array, value: Uint8Array): void => {
+        if (!isEqual(read(key), value)) operations.push({ key, value });
+      };
       if (seen < epoch) operations.push({ key: epochKey(volume), value: encodeEpoch(epoch) });
+      if (record.length > 0) put(volumeRecordKey(volume), record);
       for (const [index, segment] of segments.entries()) {
         const replica = opened[index] ?? null;
         if (replica === null) continue;
         if (segment.certain) renewed.push(...activity.renew(replica, operations));
-        const key = layoutKey(volume, segment.index);
-        const value = encodeLayout(segment.generation, segment.layout);
-        if (!isEqual(meta.get(key), value)) operations.push({ key, value });
+        put(layoutKey(volume, segment.index), encodeLayout(segment.generation, segment.layout));
       }
     });
     if (!isDurable) return null;
@@ -94,9 +117,12 @@ export class DriveMaintenance {
     return opened;
   }
 
-  layoutOf(replica: Replica): { readonly generation: number; readonly segment: Uint8Array } | null {
-    const value = this.#parts.meta.get(layoutKey(replica.volume, replica.segment));
-    return value === null ? null : decodeLayout(value);
+  layoutOf(replica: Replica): Layout | null {
+    const value = this.#parts.read(layoutKey(replica.volume, replica.segment));
+    if (value === null) return null;
+    const layout = decodeLayout(value);
+    if (layout === null) this.#parts.onCorrupt(`the layout of segment ${replica.segment} is damaged`);
+    return layout;
   }
 
   /** Flushes the drive, then persists the regions' checksums, unmaps what was mapped ahead in vain, and takes them out of the activity log in one commit (invariant 7). */

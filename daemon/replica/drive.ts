@@ -9,11 +9,11 @@
  * - data that differs from its known checksum never leaves (invariant 13).
  */
 import { assert, must } from '../base/assert.js';
-import { asError } from '../base/errors.js';
+import { asError, BraidError } from '../base/errors.js';
 import type { DriveId, VolumeId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import { BLOCK_BYTES, EXTENT_BYTES } from '../base/units.js';
-import { extentSlot, type Superblock } from '../format/records.js';
+import { EXTENT_RECORD_BYTES, extentSlot, type Layout, type Superblock } from '../format/records.js';
 import { extentKey, uuidToBytes } from '../format/keys.js';
 import type { Clock, Timer } from '../ports/clock.js';
 import type { DiskOpener } from '../ports/disk.js';
@@ -27,7 +27,7 @@ import { type CommitPlanner, Committer, PLAN } from './committer.js';
 import { DRIVE_TICK_MS, DriveIo, type DriveIoHandler, type DriveIoStats } from './drive-io.js';
 import { checkDataArea, type DriveContents, loadContents, readSuperblock, replicaKey } from './drive-loader.js';
 import { type DriveFormat, formatDrive } from './drive-format.js';
-import { DriveMaintenance, type RegionsToCool, type SegmentToOpen } from './drive-maintenance.js';
+import { DriveMaintenance, type RegionsToCool, type SegmentToOpen, type VolumeToOpen } from './drive-maintenance.js';
 import { ExtentPlanner, NEED } from './extent-planner.js';
 import { FreedSlots } from './freed-slots.js';
 import { MapAhead } from './map-ahead.js';
@@ -35,6 +35,9 @@ import { OPERATION, type OperationTable } from './operations.js';
 import { regionOf, type Replica } from './replica.js';
 
 const ENOSPC = -28;
+const EIO = -5;
+/** Ticks between looks at whether the drive's files are still there. */
+const CHECK_TICKS = Math.ceil(limits.driveCheckMs / DRIVE_TICK_MS);
 /** Blocks reported as damaged, so that a client that reads one again and again fills no log. */
 const REPORTED_BLOCKS_MAX = 1_024;
 
@@ -51,6 +54,7 @@ export interface DriveOptions {
   /** The drive has failed: nothing on it can be used until it is opened anew. */
   readonly onFailed?: (reason: string) => void;
   readonly hotRegionsMax?: number;
+  readonly coldRegionsMax?: number;
   /** UUID of this boot of the node: tells a killed process, which loses nothing, from lost power. */
   readonly bootId: string;
 }
@@ -100,6 +104,8 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
   #state: DriveState = 'loaded';
   #failure = '';
   #checksumMismatches = 0;
+  #ticks = 0;
+  #isChecking = false;
   #timer: Timer | null = null;
   // Set by `attach`, before any operation.
   #host!: DriveHost;
@@ -151,7 +157,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     this.#pressureRegions = Math.ceil((hotRegionsMax * limits.hotRegionsPressure) / limits.hotRegionsPerDriveMax);
     this.#checksums = new ChecksumTable({
       hotRegionsMax: Math.max(hotRegionsMax, contents.hotRegions.length),
-      coldRegionsMax: limits.coldRegionsPerDriveMax,
+      coldRegionsMax: options.coldRegionsMax ?? limits.coldRegionsPerDriveMax,
       recordOf: (replica, extent) => this.#recordOf(replica, extent),
     });
     this.#activity = new ActivityLog(hotRegionsMax, this.#checksums, uuidToBytes(options.bootId));
@@ -168,7 +174,8 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     this.#table = host.operations;
     const { allocator, replicas } = this.#contents;
     const parts = {
-      meta: this.#meta,
+      read: (key: Uint8Array) => this.#read(key),
+      onCorrupt: (what: string) => this.#failSoon(`its metadata is damaged: ${what}`),
       io: this.#io,
       allocator,
       replicas,
@@ -223,7 +230,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
   }
 
   /** The owner's last word about the replica's segment. */
-  layoutOf(replica: Replica): { readonly generation: number; readonly segment: Uint8Array } | null {
+  layoutOf(replica: Replica): Layout | null {
     return this.#maintenance.layoutOf(replica);
   }
 
@@ -231,8 +238,8 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     return this.#maintenance.epochOf(volume);
   }
 
-  openReplicas(volumeId: VolumeId, volume: Uint8Array, epoch: number, segments: readonly SegmentToOpen[]) {
-    return this.#maintenance.openReplicas(volumeId, volume, epoch, segments);
+  openReplicas(volume: VolumeToOpen, segments: readonly SegmentToOpen[]) {
+    return this.#maintenance.openReplicas(volume, segments);
   }
 
   /** Refused with BAD_REQUEST, and nothing done, when a write is in flight in one of the regions. */
@@ -243,6 +250,11 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
   /** Removes the tombstones with stamps up to `generation`: those that all replicas had when they were all in sync under it. */
   purgeTombstones(replica: Replica, generation: number): Promise<Status> {
     return this.#maintenance.purgeTombstones(replica, generation);
+  }
+
+  /** Makes durable that the volume is at `epoch` at least; false when the drive has failed. */
+  raiseEpoch(volume: Uint8Array, epoch: number): Promise<boolean> {
+    return this.#maintenance.raiseEpoch(volume, epoch);
   }
 
   deleteReplica(replica: Replica): Promise<Status> {
@@ -310,7 +322,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     if (this.#state !== 'serving') return;
     this.#state = 'failed';
     this.#failure = reason;
-    this.#log.error({ reason }, 'drive failed; its replicas are unusable until the agent opens it again');
+    this.#log.error({ reason }, 'drive failed; its replicas are unusable until it is opened again');
     this.#freed.stop();
     this.#committer.fail();
     this.#io.fail();
@@ -384,7 +396,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
 
   onOperationFlushed(op: number, result: number): void {
     // What the drive had in its cache may be lost, whatever it says later.
-    if (result !== 0) this.fail(`a flush failed with ${result}`);
+    if (result !== 0) this.fail(`a flush failed with ${describe(result)}`);
     const status = result === 0 ? STATUS.OK : STATUS.IO_ERROR;
     if (this.#table.opcode[op] === OPCODE.FLUSH) this.#host.onFlushed(op, status);
     else this.#end(op, status);
@@ -406,7 +418,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
         assert(!used.has(slot) && allocator.isUsed(slot), 'a slot is named by one extent, and is not free');
         used.add(slot);
         assert(
-          replica.isChanging(extent) || this.#storedSlot(replica, extent) === slot,
+          !this.isServing || replica.isChanging(extent) || this.#storedSlot(replica, extent) === slot,
           'the head map says what the metadata says',
         );
       }
@@ -458,7 +470,10 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     if (result !== 0) {
       const replica = must(table.replica[op], 'the replica of an operation');
       this.#checksums.forget(replica, table.extent[op] as number, this.#firstBlock(op), length / BLOCK_BYTES);
-      return this.#end(op, result === ENOSPC ? STATUS.NO_SPACE : STATUS.IO_ERROR);
+      this.#end(op, result === ENOSPC ? STATUS.NO_SPACE : STATUS.IO_ERROR);
+      // What it did instead nobody knows, and the next write will hardly fare better.
+      if (result !== ENOSPC) this.fail(`a write failed with ${describe(result)}`);
+      return;
     }
     const isFua = ((table.flags[op] as number) & FLAG.FUA) !== 0;
     // Zeros have no durable form of their own, as writes do.
@@ -534,7 +549,25 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
   }
 
   #recordOf(replica: Replica, extent: number): Uint8Array | null {
-    return this.#meta.get(extentKey(replica.volume, replica.segment, extent));
+    const record = this.#read(extentKey(replica.volume, replica.segment, extent));
+    if (record === null || record.length === EXTENT_RECORD_BYTES) return record;
+    this.#failSoon(`its metadata is damaged: the record of extent ${extent}`);
+    return null;
+  }
+
+  #read(key: Uint8Array): Uint8Array | null {
+    try {
+      return this.#meta.get(key);
+    } catch (thrown) {
+      if (!(thrown instanceof BraidError)) throw thrown;
+      this.#failSoon(thrown.message);
+      return null;
+    }
+  }
+
+  /** When the caller has finished what it is in the middle of. */
+  #failSoon(reason: string): void {
+    void Promise.resolve().then(() => this.fail(reason));
   }
 
   #storedSlot(replica: Replica, extent: number): number {
@@ -554,6 +587,20 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
       if (this.#io.tick()) this.fail(`an operation did not end within ${limits.driveTimeoutMs} ms`);
       else if (this.#committer.tick(DRIVE_TICK_MS))
         this.fail(`a metadata commit did not end within ${limits.driveTimeoutMs} ms`);
+      else if (++this.#ticks % CHECK_TICKS === 0) void this.#checkFiles();
     });
   }
+
+  /** A file that was removed or replaced goes on working, until it is closed and everything in it is lost. */
+  async #checkFiles(): Promise<void> {
+    if (this.#isChecking) return;
+    this.#isChecking = true;
+    const problem = (await this.#io.check()) || (await this.#meta.check());
+    this.#isChecking = false;
+    if (problem !== '') this.fail(problem);
+  }
+}
+
+function describe(result: number): string {
+  return result === EIO ? 'an I/O error' : `error ${-result}`;
 }

@@ -28,7 +28,7 @@ const JOBS = {
     entry: 'dist/test/run.js',
     jobArguments: [],
     packages: [
-      ...[...TOOLCHAIN, ...NBD, ...DEVICES, 'fio', 'nbdkit', 'nbd-client', 'qemu-utils'],
+      ...[...TOOLCHAIN, 'clang', 'libclang-rt-dev', ...NBD, ...DEVICES, 'fio', 'nbdkit', 'nbd-client', 'qemu-utils'],
       ...['etcd-server', 'nfs-ganesha', 'nfs-ganesha-vfs', 'libnfs-utils'],
     ],
   },

@@ -13,6 +13,13 @@
 #include "crc32c.h"
 
 namespace braid {
+namespace {
+
+// Reads that lie side by side and are submitted together become one request of the drive: all would wait for the last of
+// them, and client, thread and drive for each other in turn. From here on a system call for each costs less than that.
+constexpr uint64_t PROMPT_READ_BYTES_MIN = 65536;
+
+}  // namespace
 
 Drives::Drives(Core& core, uint8_t* zeroes) : core_(core), zeroes_(zeroes), drives_(DRIVE_SLOTS) {}
 
@@ -179,6 +186,7 @@ void Drives::start(uint32_t index) {
     sqe->flags |= IOSQE_FIXED_FILE;
   }
   core_.ring.tag(sqe, Op::DRIVE, index);
+  if (operation.command == abi::COMMAND_DISK_READ && operation.length >= PROMPT_READ_BYTES_MIN) core_.ring.submit();
 }
 
 // What follows from one completion; false when the operation is over with success.

@@ -70,12 +70,16 @@ int Ring::bufferIndexOf(const void* address) const {
 io_uring_sqe* Ring::entry() {
   io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
   while (sqe == nullptr) {
-    enterCount_++;
-    const int result = io_uring_submit(&ring_);
-    BRAID_ASSERT(result >= 0 || result == -EBUSY || result == -EAGAIN || result == -EINTR, "the ring takes submissions");
+    submit();
     sqe = io_uring_get_sqe(&ring_);
   }
   return sqe;
+}
+
+void Ring::submit() {
+  enterCount_++;
+  const int result = io_uring_submit(&ring_);
+  BRAID_ASSERT(result >= 0 || result == -EBUSY || result == -EAGAIN || result == -EINTR, "the ring takes submissions");
 }
 
 void Ring::tag(io_uring_sqe* sqe, Op op, uint32_t slot) {

@@ -43,6 +43,8 @@ class Ring {
   // Marks what the completion of `sqe` belongs to; the last step of its preparation.
   void tag(io_uring_sqe* sqe, Op op, uint32_t slot);
   static uint64_t userData(Op op, uint32_t slot) { return static_cast<uint64_t>(slot) << 8 | static_cast<uint8_t>(op); }
+  // Submits everything, without waiting and without running what has completed.
+  void submit();
   // Cancels the request with this tag; its completion says so.
   void cancel(Op op, uint32_t slot);
 

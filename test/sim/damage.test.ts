@@ -51,6 +51,26 @@ async function damaged(t: Test, options: Partial<WorldOptions> = {}) {
   return { world, client };
 }
 
+await t.test(
+  '13: a block that cannot be read is served from another copy and written anew; the copy stays',
+  async (t) => {
+    const { world, client } = await begin();
+    await ok(t, world, client.write(0, EXTENT_BYTES, 7));
+    await pass(world, 20_000); // everything cools
+    for (const node of [0, 1]) {
+      const slot = slotOf(world, node, 7);
+      world.media(node).fail('read', slot, BLOCK_BYTES);
+      for (let reads = 0; reads < 4; reads++) await ok(t, world, client.read(0, BLOCK_BYTES), 7);
+      await pass(world, 1_000);
+      t.same(await states(world, OWNER), ['in-sync', 'in-sync']);
+      const rewritten = world.trace.filter((line) => line.includes('could not be read, and was rewritten'));
+      t.ok(rewritten.length > node, 'the operator is told');
+      world.media(node).repair();
+    }
+    await identical(t, world, OWNER);
+  },
+);
+
 const BAD_BLOCK = EXTENT_BYTES + 5 * BLOCK_BYTES;
 
 await t.test(
@@ -72,7 +92,7 @@ await t.test(
     t.not((await world.wait(client.read(BAD_BLOCK, BLOCK_BYTES), LONG_MS)).status, STATUS.OK);
     await ok(t, world, client.read(EXTENT_BYTES, 5 * BLOCK_BYTES), 12);
     t.equal(reports(world).length, 1);
-    t.match(reports(world)[0], `"subject":"volume/v"`);
+    t.match(reports(world)[0], `"event":"volume/v"`);
     t.match(reports(world)[0], `1 block(s) of 4096 bytes at offset ${BAD_BLOCK} `);
     const before = await mismatches(world);
     await pass(world, 60_000);

@@ -52,7 +52,7 @@ await t.test('14: busy volumes of three nodes fill a replica server, and no copy
       const id = world.random.uuid() as VolumeId;
       world.createVolume(id, `v${clients.length}`);
       await world.wait(node.takeVolume(id), LONG_MS);
-      const client = new VolumeClient(must(world.served, 'the served volume').volume, node);
+      const client = new VolumeClient(must(world.exported(`v${clients.length}`), 'the served volume').volume, node);
       for (let offset = 0; offset < OPERATIONS_PER_VOLUME * BLOCK; offset += EXTENT_BYTES)
         await world.wait(client.write(offset, BLOCK, 1), LONG_MS); // zeroes of extents without a slot need no drive
       clients.push(client);

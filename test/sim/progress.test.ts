@@ -32,7 +32,7 @@ await t.test('the total is known before the first byte is copied, over all segme
     const { copies } = await served(world, 0);
     if (copies.length === 0 && seen.length > 0) break;
     for (const copy of copies) {
-      t.match(copy, { kind: 'resync', driveId: nodeOf(world, 2).setup.driveId });
+      t.match(copy, { kind: 'resync', driveId: world.driveOf(2) });
       if (copy.bytesTotal === bytesTotal) seen.push(copy.bytesDone);
       else t.equal(seen.length, 0, 'once it is known it stays');
       rate = Math.max(rate, copy.bytesPerSecond);

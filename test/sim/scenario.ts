@@ -7,8 +7,9 @@
  * only what was flushed has to be there.
  */
 import { asError, BraidError } from '../../daemon/base/errors.js';
+import type { DriveId } from '../../daemon/base/ids.js';
 import { EXTENT_BYTES } from '../../daemon/base/units.js';
-import { removeLeft } from '../../daemon/control/left-replicas.js';
+import { idOf } from '../../daemon/control/cluster-state.js';
 import type { BlockVolume } from '../../daemon/ports/block-volume.js';
 import type { VerifyReport } from '../../daemon/ports/shard.js';
 import { POOL_FRONTEND, POOL_INTERNAL, POOL_PEER } from '../../daemon/ports/slab.js';
@@ -16,8 +17,9 @@ import { records } from '../../daemon/protocol/records.js';
 import { storeKeys } from '../../daemon/protocol/store.js';
 import { SimClient } from './client.js';
 import { drawDimensions, PLAIN, TIGHT_EXTENTS, type Dimensions, type ExtraFaults } from './dimensions.js';
+import { Operator } from './operator.js';
 import { Oracle } from './oracle.js';
-import { settled, SimWorld } from './world/sim-world.js';
+import { SimWorld, turn } from './world/sim-world.js';
 import type { SimRandom } from './world/sim-random.js';
 
 export interface ScenarioOptions {
@@ -54,10 +56,9 @@ class Scenario {
   readonly #client: SimClient;
   readonly #options: ScenarioOptions;
   readonly #dimensions: Dimensions;
+  readonly #operator: Operator;
   readonly #faults: Faults;
   readonly #pauseMs: number;
-  #owner = 0;
-  #takingOver = false;
   #lastPowerLossMs = Number.NEGATIVE_INFINITY;
   #healing = false;
   #faultCount = 0;
@@ -93,6 +94,12 @@ class Scenario {
       onViolation: (error) => (this.#failure ??= error),
       log: (message) => this.#world.log(message),
     });
+    const { replicas, minInSync, failWhenDegraded, volumeBytes, segmentBytes } = this.#world.options;
+    this.#operator = new Operator(this.#world, this.#world.random.fork('operator'), {
+      volume: { sizeBytes: volumeBytes, segmentBytes, stripeWidth, replicas, minInSync, failWhenDegraded },
+      writesSecond: !this.#dimensions.isTight,
+      onError: (error) => (this.#failure ??= error),
+    });
     this.#world.onServed = () => {
       this.#onServed();
     };
@@ -125,6 +132,10 @@ class Scenario {
     };
   }
 
+  fail(error: unknown): void {
+    this.#failure ??= asError(error);
+  }
+
   /** Runs a callback of the simulated world; a violation ends the scenario. */
   #guard(step: () => void): void {
     if (this.#failure !== null) return;
@@ -138,80 +149,8 @@ class Scenario {
   async #boot(): Promise<void> {
     const world = this.#world;
     for (let index = 0; index < world.options.nodes; index++) await world.wait(world.startNode(index), 10_000);
-    world.createVolume();
-    await world.runUntil(() => false, 2_000);
-    this.#owner = this.#random.below(world.options.nodes);
-    void this.#keepOwned();
-    if (!(await world.runUntil(() => world.served !== null, 30_000))) throw new Error('the volume was never served');
-  }
-
-  // ---- the operator: keeps the volume owned by `#owner`, as the control plane does
-
-  async #keepOwned(): Promise<void> {
-    const world = this.#world;
-    for (;;) {
-      await this.#sleep(200);
-      if (this.#failure !== null) return;
-      const node = world.nodes[this.#owner];
-      if (node?.alive !== true) {
-        if (!this.#takingOver) this.#owner = this.#random.below(world.options.nodes);
-        continue;
-      }
-      await this.#converge(node.shard);
-      this.#removeLeft();
-    }
-  }
-
-  async #converge(shard: SimWorld['nodes'][number]['shard']): Promise<void> {
-    const { volumeId, nodes } = this.#world;
-    try {
-      for (const node of nodes) {
-        if (!node.alive) continue;
-        const served = (await node.shard.servedVolumes()).find((volume) => volume.volumeId === volumeId);
-        if (served === undefined) {
-          // The control plane also lets go of what the store says is owned there and is not.
-          if (node.shard !== shard && this.#random.chance(0.1))
-            void node.shard.releaseVolume(volumeId).catch(() => undefined);
-          continue;
-        }
-        if (node.shard !== shard || served.state === 'fenced')
-          void node.shard.releaseVolume(volumeId).catch(() => undefined);
-      }
-      const served = (await shard.servedVolumes()).find((volume) => volume.volumeId === volumeId);
-      if (served === undefined && !this.#takingOver) this.#take(shard);
-    } catch (error) {
-      this.#world.log(`operator: ${asError(error).message}`);
-    }
-  }
-
-  /** The control plane of each node removes the copies that have left their segments. */
-  #removeLeft(): void {
-    for (const node of this.#world.nodes) {
-      if (!node.alive || this.#isFrozen(node) || this.#clearing.has(node)) continue;
-      this.#clearing.add(node);
-      void removeLeft(node.store, { driveId: node.setup.driveId, shard: node.shard })
-        .catch((error: unknown) => this.#world.log(`left copies: ${asError(error).message}`))
-        .finally(() => this.#clearing.delete(node));
-    }
-  }
-
-  #take(shard: SimWorld['nodes'][number]['shard']): void {
-    this.#takingOver = true;
-    const done = (message: string): void => {
-      this.#takingOver = false;
-      this.#world.log(`take: ${message}`);
-    };
-    shard.takeVolume(this.#world.volumeId).then(
-      () => done('ok'),
-      (error: unknown) => {
-        if (asError(error).name === 'AssertionFailed') this.#failure ??= asError(error);
-        done(asError(error).message);
-      },
-    );
-    // A node that dies or freezes while it takes the volume never answers.
-    this.#world.clock.after(20_000, () => {
-      this.#takingOver = false;
-    });
+    await world.wait(this.#operator.begin(), 60_000);
+    if (!(await world.runUntil(() => world.served !== null, 60_000))) throw new Error('the volume was never served');
   }
 
   #onServed(): void {
@@ -236,8 +175,6 @@ class Scenario {
   }
 
   readonly #frozen = new Set<object>();
-  /** Nodes that are removing copies that have left: one after the other. */
-  readonly #clearing = new WeakSet<object>();
   /** Drives that are full or have I/O errors now: one of each at a time. */
   #full: object | null = null;
   #broken: object | null = null;
@@ -289,7 +226,7 @@ class Scenario {
         this.#freeze(index);
         return;
       case 'move':
-        this.#owner = index;
+        this.#operator.move(index);
         world.log(`operator moves the volume to ${node.setup.id}`);
         return;
       case 'blackout':
@@ -347,15 +284,15 @@ class Scenario {
 
   /** Moves the copies on one drive to another that may get them, or gives up what is on its way. */
   async #replace(): Promise<void> {
-    const { served, nodes, volumeId, storeState } = this.#world;
+    const { served, volumeId, storeState } = this.#world;
     const key = storeKeys.segment(volumeId, 0);
     const entry = storeState.get(key);
     const holders =
       entry === null ? [] : records.segment.decode(key, entry.value).replicas.map(({ driveId }) => driveId);
-    const drives = nodes.map(({ setup }) => setup.driveId);
-    const from = this.#random.pick(drives.filter((drive) => holders.includes(drive)));
-    const to = drives.find((drive) => !holders.includes(drive)) ?? this.#random.pick(drives);
-    if (served === null) return;
+    const drives = storeState.list(storeKeys.drives).entries.map((drive) => idOf(drive.key));
+    const free = drives.filter((drive) => !holders.includes(drive));
+    if (served === null || holders.length === 0 || free.length === 0) return;
+    const [from, to] = [this.#random.pick(holders) as DriveId, this.#random.pick(free) as DriveId];
     const { shard } = served.node;
     this.#world.log(`operator moves copies from drive ${from} to ${to}`);
     try {
@@ -465,6 +402,7 @@ class Scenario {
   async #heal(): Promise<void> {
     const world = this.#world;
     this.#healing = true;
+    this.#operator.rest();
     world.log('healing');
     const areWell = (): boolean => this.#frozen.size === 0 && this.#full === null && this.#broken === null;
     await world.runUntil(areWell, 20_000);
@@ -481,8 +419,20 @@ class Scenario {
     const report = await this.#verify(served.node.shard);
     if (report.differences.length > 0) throw new Error(`replicas differ: ${JSON.stringify(report.differences)}`);
     if (report.copiesMin !== world.options.replicas) throw new Error(`only ${report.copiesMin} copies are in sync`);
+    await this.#untilDeleted();
     await world.runUntil(() => false, 100);
     this.#checkBuffers();
+  }
+
+  /** Nothing is left of volumes that were deleted, on no drive and not in the cluster store. */
+  async #untilDeleted(): Promise<void> {
+    const endMs = this.#world.clock.nowMs() + HEAL_LIMIT_MS;
+    while (this.#operator.remains().length > 0) {
+      await this.#world.runUntil(() => this.#failure !== null, 500);
+      if (this.#failure !== null) throw this.#failure;
+      if (this.#world.clock.nowMs() > endMs)
+        throw new Error(`deleted, but not gone: ${this.#operator.remains().join(', ')}`);
+    }
   }
 
   /** A connection may still break of what was done to it before healing began: then it is tried again. */
@@ -509,7 +459,7 @@ class Scenario {
       const volume = (await node.shard.servedVolumes()).find(({ volumeId }) => volumeId === world.volumeId);
       const whole = volume?.segmentsDegraded === 0;
       const isRid = world.storeState.list(storeKeys.leftAll).entries.length === 0;
-      if (volume?.state === 'serving' && whole && isRid && node.shard === world.nodes[this.#owner]?.shard) return true;
+      if (volume?.state === 'serving' && whole && isRid && node === this.#operator.wanted) return true;
     }
     return false;
   }
@@ -530,16 +480,15 @@ class Scenario {
       }
     }
   }
-
-  #sleep(ms: number): Promise<void> {
-    return new Promise((resolve) => {
-      this.#world.clock.after(ms, resolve);
-    });
-  }
 }
 
 export async function runScenario(options: ScenarioOptions): Promise<ScenarioResult> {
-  const result = await new Scenario(options).run();
-  await settled();
+  const scenario = new Scenario(options);
+  // An error that nobody expected ends an agent's process.
+  const onRejection = (error: unknown): void => scenario.fail(error);
+  process.on('unhandledRejection', onRejection);
+  const result = await scenario.run();
+  await turn();
+  process.off('unhandledRejection', onRejection);
   return result;
 }

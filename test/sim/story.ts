@@ -2,7 +2,6 @@
 import type { Test } from 'tap';
 import { must } from '../../daemon/base/assert.js';
 import { EXTENT_BYTES, KIB } from '../../daemon/base/units.js';
-import { removeLeft } from '../../daemon/control/left-replicas.js';
 import type { ServedVolume } from '../../daemon/ports/shard.js';
 import { STATUS } from '../../daemon/protocol/frame.js';
 import { records, type SegmentRecord } from '../../daemon/protocol/records.js';
@@ -103,27 +102,26 @@ export function recordedInSync(world: SimWorld): number {
   return recordedSegment(world).replicas.filter(({ inSync }) => inSync).length;
 }
 
-/** What the control plane of every node that is alive does: removes the copies that have left their segments. */
-export async function removeAllLeft(world: SimWorld): Promise<void> {
-  for (const { alive, store, setup, shard } of world.nodes)
-    if (alive) await world.wait(removeLeft(store, { driveId: setup.driveId, shard }), LONG_MS);
-}
-
 /** Copies that wait to be removed, as keys. */
 export function leftCopies(world: SimWorld): string[] {
   return world.storeState.list(storeKeys.leftAll).entries.map(({ key }) => key);
 }
 
+/** Until every copy that has left its segment is off its drive. */
+export function untilRid(world: SimWorld): Promise<boolean> {
+  return world.runUntil(() => leftCopies(world).length === 0, LONG_MS);
+}
+
 /** The drives that hold a copy of segment 0, as node numbers, by the cluster store. */
 export function holders(world: SimWorld): number[] {
   return recordedSegment(world).replicas.map(({ driveId }) =>
-    world.nodes.findIndex(({ setup }) => setup.driveId === driveId),
+    world.nodes.findIndex((_, index) => world.driveOf(index) === driveId),
   );
 }
 
 /** Moves the copies on the drive of one node to that of another. */
 export function moveReplicas(world: SimWorld, owner: number, from: number, to: number): Promise<number> {
-  const drives = { from: nodeOf(world, from).setup.driveId, to: nodeOf(world, to).setup.driveId };
+  const drives = { from: world.driveOf(from), to: world.driveOf(to) };
   const request = { ...drives, freeBytes: Number.MAX_SAFE_INTEGER };
   return world.wait(nodeOf(world, owner).shard.moveReplicas(world.volumeId, request), LONG_MS);
 }

@@ -12,7 +12,7 @@ interface AddOptions {
   readonly node?: string;
 }
 
-/** `braid drive add` and `braid drive ls`. */
+/** `braid drive add`, `ls`, `show` and `reopen`. */
 export function driveCommand(surroundings: Surroundings): Command {
   const group = new Command('drive').description('drives that nodes give to the pool');
   group
@@ -45,6 +45,23 @@ export function driveCommand(surroundings: Surroundings): Command {
       const { client, output } = contextOf(command, surroundings);
       const drives = await client.drives();
       output.result({ drives }, () => printDrives(output, drives));
+    });
+  group
+    .command('show <id>')
+    .description('show one drive, and what to do when it is not open')
+    .action(async (id: string, _options: object, command: Command) => {
+      const { client, output } = contextOf(command, surroundings);
+      const drive = await client.drive(id);
+      output.result(drive, () => printDrives(output, [drive]));
+    });
+  group
+    .command('reopen <id>')
+    .description('open a drive that has failed, once it was repaired; its copies catch up with what they missed')
+    .addHelpText('after', '\nExamples:\n  braid drive ls\n  braid drive reopen 6f1c2c5e-0d5b-4d7a-9d5e-3f6f0a1b2c3d')
+    .action(async (id: string, _options: object, command: Command) => {
+      const { client, output } = contextOf(command, surroundings);
+      const drive = await client.reopenDrive(id);
+      output.result(drive, () => output.line(`Drive ${drive.id} on ${drive.node} (${drive.path}) is ${drive.state}`));
     });
   return group;
 }

@@ -6,6 +6,7 @@ import type { Output } from '../output.js';
 import { formatCount, formatSize } from '../units.js';
 import { addMoveReplica } from './move-replica.js';
 import { paintState } from './status.js';
+import { addForcePrimary } from './volume-force.js';
 import { nbdFacts, printVolume } from './volume-show.js';
 
 const WAIT_SECONDS_MAX = 300;
@@ -31,6 +32,7 @@ export function volumeCommand(surroundings: Surroundings): Command {
   addDetach(group, surroundings);
   addMoveReplica(group, surroundings);
   addVerify(group, surroundings);
+  addForcePrimary(group, surroundings);
   return group;
 }
 

@@ -6,11 +6,15 @@
  *
  * After a commit has failed the store takes no more: what is on the drive is a prefix of the commits that were called.
  */
-import { mkdir } from 'node:fs/promises';
+import { mkdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { RangeOptions } from 'lmdb';
 import { assert } from '../../base/assert.js';
 import { asError, BraidError } from '../../base/errors.js';
 import type { MetaOperation, MetaStore, MetaStoreOpener } from '../../ports/meta-store.js';
+import { FileWatch } from '../file-watch.js';
 import { acquireProcessLock, type ProcessLock } from '../process-lock.js';
+import { DATA_FILE } from './environment-check.js';
 import { commitFailure, KEY_BYTES_MAX, openEnvironment, type Environment } from './environment.js';
 
 interface Commit {
@@ -54,6 +58,7 @@ class LmdbMetaStore implements MetaStore {
   readonly #directory: string;
   readonly #database: Environment;
   readonly #lock: ProcessLock;
+  readonly #watch: FileWatch;
   /** What `get` returns: views of this buffer by length, so that a value of a length seen before costs no garbage. */
   #valueBytes = new Uint8Array(4_096);
   readonly #views = new Map<number, Uint8Array>();
@@ -63,15 +68,16 @@ class LmdbMetaStore implements MetaStore {
   #failure: BraidError | null = null;
   #isClosed = false;
 
-  constructor(directory: string, database: Environment, lock: ProcessLock) {
+  constructor(directory: string, database: Environment, lock: ProcessLock, watch: FileWatch) {
     this.#directory = directory;
     this.#database = database;
     this.#lock = lock;
+    this.#watch = watch;
   }
 
   get(key: Uint8Array): Uint8Array | null {
     this.#assertOpen();
-    const found = this.#database.getBinaryFast(key);
+    const found = this.#find(key);
     if (found === undefined) return null;
     // lmdb's buffer is shared by all environments of the thread, and only its `length` is that of the value.
     const length = found.length;
@@ -85,9 +91,7 @@ class LmdbMetaStore implements MetaStore {
     this.#assertOpen();
     const end = successor(prefix);
     const start = prefix.length === 0 ? Uint8Array.of(0) : prefix;
-    for (const { key, value } of this.#database.getRange(end === undefined ? { start } : { start, end })) {
-      visit(key, value);
-    }
+    for (const { key, value } of this.#range(end === undefined ? { start } : { start, end })) visit(key, value);
   }
 
   commit(operations: readonly MetaOperation[], done: (error: Error | null) => void): void {
@@ -100,6 +104,10 @@ class LmdbMetaStore implements MetaStore {
       this.#isWriterScheduled = false;
       this.#writer ??= this.#writeGroups();
     });
+  }
+
+  check(): Promise<string> {
+    return this.#watch.check();
   }
 
   usedBytes(): number {
@@ -115,6 +123,29 @@ class LmdbMetaStore implements MetaStore {
     await this.#writer;
     await this.#database.close();
     await this.#lock.release();
+  }
+
+  #find(key: Uint8Array): Uint8Array | undefined {
+    try {
+      return this.#database.getBinaryFast(key);
+    } catch (error) {
+      throw this.#unreadable(error);
+    }
+  }
+
+  /** What `visit` throws does not come by here: it ends the iteration, and is not an error of LMDB. */
+  *#range(options: RangeOptions): Generator<{ readonly key: Uint8Array; readonly value: Uint8Array }> {
+    try {
+      yield* this.#database.getRange(options);
+    } catch (error) {
+      throw this.#unreadable(error);
+    }
+  }
+
+  #unreadable(error: unknown): BraidError {
+    const advice = 'replace the drive, so that it is filled from other copies';
+    const message = `the metadata in ${this.#directory} cannot be read: ${asError(error).message}; ${advice}`;
+    return new BraidError('CORRUPT', message, { cause: error });
   }
 
   #assertOpen(): void {
@@ -167,7 +198,7 @@ class LmdbMetaStore implements MetaStore {
       return null;
     } catch (error) {
       const reason = await commitFailure(error);
-      const advice = 'check the space and the health of that file system, then restart the agent';
+      const advice = 'check the space and the health of that file system';
       const message = `cannot commit metadata in ${this.#directory}: ${reason.message}; ${advice}`;
       return new BraidError('DRIVE', message, { cause: reason });
     }
@@ -193,7 +224,9 @@ export class LmdbMetaStoreOpener implements MetaStoreOpener {
     if (options.create) await mkdir(directory, { recursive: true });
     const lock = await lockDirectory(directory);
     try {
-      return new LmdbMetaStore(directory, await openEnvironment(directory, { ...options, views: true }), lock);
+      const database = await openEnvironment(directory, { ...options, views: true });
+      const path = join(directory, DATA_FILE);
+      return new LmdbMetaStore(directory, database, lock, new FileWatch(path, await stat(path, { bigint: true })));
     } catch (error) {
       await lock.release();
       throw error;

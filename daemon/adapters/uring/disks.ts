@@ -7,12 +7,21 @@ import { asError, BraidError } from '../../base/errors.js';
 import { BLOCK_BYTES, EXTENT_BYTES } from '../../base/units.js';
 import type { Disk, DiskHandler, DiskOpener } from '../../ports/disk.js';
 import type { BufferId } from '../../ports/slab.js';
+import { FileWatch } from '../file-watch.js';
 import type { Shared } from './shared.js';
 import type { UringSlab } from './slab.js';
 
 const { WORD_TAG, WORD_STATUS, WORD_BUFFER, WORD_BUFFER_OFFSET, WORD_OFFSET_LOW, WORD_OFFSET_HIGH } = abi;
 const { WORD_LENGTH, WORD_PAYLOAD_LENGTH } = abi;
 const TWO_32 = 2 ** 32;
+
+interface OpenedDrive {
+  /** The engine's number. */
+  readonly drive: number;
+  readonly watch: FileWatch;
+  readonly sizeBytes: number;
+  readonly handler: DiskHandler;
+}
 
 class UringDisk implements Disk {
   readonly sizeBytes: number;
@@ -21,11 +30,13 @@ class UringDisk implements Disk {
   readonly #shared: Shared;
   readonly #slab: UringSlab;
   readonly #closed: Promise<void>;
+  readonly #watch: FileWatch;
   #resolveClosed: () => void = () => {};
   #isOpen = true;
 
-  constructor(drive: number, sizeBytes: number, handler: DiskHandler, shared: Shared, slab: UringSlab) {
+  constructor({ drive, watch, sizeBytes, handler }: OpenedDrive, shared: Shared, slab: UringSlab) {
     this.#drive = drive;
+    this.#watch = watch;
     this.sizeBytes = sizeBytes;
     this.handler = handler;
     this.#shared = shared;
@@ -62,6 +73,10 @@ class UringDisk implements Disk {
   zero(tag: number, offsetBytes: number, lengthBytes: number): void {
     assert(lengthBytes > 0, 'a range to zero is not empty');
     this.#range(abi.COMMAND_DISK_ZERO, tag, offsetBytes, lengthBytes);
+  }
+
+  check(): Promise<string> {
+    return this.#watch.check();
   }
 
   close(): Promise<void> {
@@ -129,9 +144,10 @@ export class UringDisks implements DiskOpener {
   async open(path: string, handler: DiskHandler): Promise<Disk> {
     const file = await openDirect(path);
     try {
+      const watch = new FileWatch(path, await file.stat({ bigint: true }));
       const [drive, sizeBytes] = this.#shared.addon.openDrive(this.#shared.handle, file.fd);
       if (drive < 0) throw refusal(path, drive);
-      const disk = new UringDisk(drive, sizeBytes, handler, this.#shared, this.#slab);
+      const disk = new UringDisk({ drive, watch, sizeBytes, handler }, this.#shared, this.#slab);
       this.#disks[drive] = disk;
       return disk;
     } finally {

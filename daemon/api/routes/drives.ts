@@ -1,4 +1,5 @@
 import { BraidError } from '../../base/errors.js';
+import type { DriveId, NodeId } from '../../base/ids.js';
 import type { ApiDependencies } from '../dependencies.js';
 import type { Api } from '../fastify.js';
 import { forward } from '../forward.js';
@@ -11,6 +12,8 @@ import { Type } from 'typebox';
 const tags = ['drives'];
 /** Preallocating a large drive takes its time on file systems that must write zeros. */
 const ADD_TIMEOUT_MS = 300_000;
+/** A large drive is scanned when it is opened. */
+const REOPEN_TIMEOUT_MS = 30_000;
 const DriveParams = Type.Object({ id: Type.String({ maxLength: 64 }) });
 
 export function driveRoutes(app: Api, api: ApiDependencies): void {
@@ -39,12 +42,7 @@ export function driveRoutes(app: Api, api: ApiDependencies): void {
       params: DriveParams,
       response: answers(Drive, 'The drive'),
     },
-    handler: async ({ params: { id } }) => {
-      const drive = (await driveViews(api)).find((each) => each.id === id);
-      if (drive === undefined)
-        throw new BraidError('NOT_FOUND', `there is no drive "${id}"; GET /v1/drives lists them all`);
-      return drive;
-    },
+    handler: async ({ params: { id } }) => getDrive(api, id),
   });
 
   app.route({
@@ -75,4 +73,44 @@ export function driveRoutes(app: Api, api: ApiDependencies): void {
       return driveView(record, nodes, { state: 'open', reason: '', usedBytes: 0 }, 0);
     },
   });
+
+  app.route({
+    method: 'POST',
+    url: '/v1/drives/:id/reopen',
+    schema: {
+      ...{ tags, operationId: 'reopenDrive', summary: 'Opens a drive that has failed, once it was repaired' },
+      description:
+        'A drive that failed is tried again by itself, ever more rarely: this does it now. Its copies then catch up with what they missed. ' +
+        'A drive that is open stays as it is. DRIVE when it still cannot be opened, with why; UNAVAILABLE while it does not answer.',
+      params: DriveParams,
+      response: answers(Drive, 'It is open'),
+    },
+    handler: async (request) => {
+      const { id } = request.params;
+      const record = await state.drive(id as DriveId);
+      if (record === null) throw unknownDrive(id);
+      if (record.value.nodeId === node.id) {
+        await agent.drives.reopen(id);
+        return getDrive(api, id);
+      }
+      const other = await state.node(record.value.nodeId as NodeId);
+      if (other === null) throw unknownDrive(id);
+      const path = `/v1/drives/${encodeURIComponent(id)}/reopen`;
+      return (await forward(api, request, other.value, {
+        method: 'POST',
+        path,
+        timeoutMs: REOPEN_TIMEOUT_MS,
+      })) as Drive;
+    },
+  });
+}
+
+async function getDrive(api: ApiDependencies, id: string): Promise<Drive> {
+  const drive = (await driveViews(api)).find((each) => each.id === id);
+  if (drive === undefined) throw unknownDrive(id);
+  return drive;
+}
+
+function unknownDrive(id: string): BraidError {
+  return new BraidError('NOT_FOUND', `there is no drive "${id}"; GET /v1/drives lists them all`);
 }

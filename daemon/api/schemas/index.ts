@@ -3,6 +3,7 @@ export * from './cluster.js';
 export * from './common.js';
 export * from './drive.js';
 export * from './event.js';
+export * from './force.js';
 export * from './health.js';
 export * from './stats.js';
 export * from './volume.js';

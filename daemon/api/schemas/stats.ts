@@ -45,6 +45,7 @@ export const DriveStats = Type.Object({
   usedBytes: bytes('Allocated'),
   hotRegions: count('Regions in the activity log'),
   inFlight: count('Operations under way'),
+  failures: count('How often it failed, or could not be opened, since the agent started'),
   checksumMismatches: count('Bad blocks found since start'),
   metadataBytes: bytes("Size of the drive's LMDB environment"),
   read: Operations,

@@ -58,7 +58,7 @@ function volumeStats(agent: Agent, volume: ShardVolume, name: string): VolumeSta
   };
 }
 
-function driveStats({ record, state, reason }: LocalDrive, drive: ShardDrive | undefined): DriveStats {
+function driveStats({ record, state, reason, failures }: LocalDrive, drive: ShardDrive | undefined): DriveStats {
   const hasFailed = state === 'failed' || drive?.state === 'failed';
   const isOpen = !hasFailed && state === 'open' && drive !== undefined;
   return {
@@ -70,6 +70,7 @@ function driveStats({ record, state, reason }: LocalDrive, drive: ShardDrive | u
     usedBytes: isOpen ? (drive.slotCount - drive.slotsFree) * EXTENT_BYTES : 0,
     hotRegions: drive?.hotRegions ?? 0,
     inFlight: drive?.inFlight ?? 0,
+    failures,
     checksumMismatches: drive?.checksumMismatches ?? 0,
     metadataBytes: drive?.metadataBytes ?? 0,
     read: operations(drive?.read),

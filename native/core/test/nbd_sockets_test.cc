@@ -188,7 +188,7 @@ TEST(nbd_small_replies_all_arrive_when_the_socket_has_no_room_for_a_while) {
 TEST(nbd_closes_a_client_that_takes_nothing_but_not_one_that_is_slow) {
   for (const bool isSlow : {true, false}) {
     Limits limits;
-    limits.sendStallNs = 150 * 1000000;
+    limits.sendStallNs = 1000000000;  // far longer than the 1 MiB of one send takes at the pace below, also on a busy machine
     NbdFixture test(limits);
     Driver& driver = test.driver;
     const uint32_t buffer = driver.engine->alloc(131072, abi::POOL_FRONTEND);
@@ -196,7 +196,7 @@ TEST(nbd_closes_a_client_that_takes_nothing_but_not_one_that_is_slow) {
     if (isSlow) {
       for (int i = 0; i < 100; i++) {
         test.client.read(driver, 131072);
-        driver.keep(5000000);
+        driver.keep(15000000);
       }
       driver.waitFor(abi::EVENT_DRAINED);
       for (int i = 0; i < 100; i++) driver.keep(3000000);  // with nothing queued silence is no stall

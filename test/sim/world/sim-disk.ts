@@ -49,6 +49,8 @@ export class SimDiskMedia {
   #faults: Fault[] = [];
   /** Writes find no space (a sparse file on a full file system). */
   isFull = false;
+  /** What `check` says: somebody removed or replaced it. */
+  problem = '';
   /** The handle that uses it now. */
   user: SimDisk | null = null;
 
@@ -70,12 +72,12 @@ export class SimDiskMedia {
     return result;
   }
 
-  /** `bytes` null: zeros. With `isStable` on stable media at once. */
+  /** `bytes` is the media's from now on; null: zeros. With `isStable` on stable media at once. */
   put(offsetBytes: number, lengthBytes: number, bytes: Uint8Array | null, isStable: boolean): void {
     this.#sequence++;
     for (let done = 0; done < lengthBytes; done += BLOCK_BYTES) {
       const block = (offsetBytes + done) / BLOCK_BYTES;
-      const content = bytes?.slice(done, done + BLOCK_BYTES) ?? ZEROS;
+      const content = bytes?.subarray(done, done + BLOCK_BYTES) ?? ZEROS;
       if (isStable) {
         this.#setStable(block, content);
         this.#cached.delete(block);
@@ -247,6 +249,10 @@ export class SimDisk implements Disk {
     this.#start('zero', tag, offsetBytes, lengthBytes, null, false, () =>
       this.#put('zero', offsetBytes, lengthBytes, null, false),
     );
+  }
+
+  check(): Promise<string> {
+    return Promise.resolve(this.#media.problem);
   }
 
   async close(): Promise<void> {

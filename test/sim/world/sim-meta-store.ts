@@ -7,6 +7,7 @@ import { assert } from '../../../daemon/base/assert.js';
 import { BraidError } from '../../../daemon/base/errors.js';
 import type { Clock } from '../../../daemon/ports/clock.js';
 import type { MetaOperation, MetaStore, MetaStoreOpener } from '../../../daemon/ports/meta-store.js';
+import { TABLE } from '../../../daemon/format/keys.js';
 import type { SimRandom } from './sim-random.js';
 
 interface Commit {
@@ -48,6 +49,8 @@ export class SimMetaMedia {
   user: SimMetaStore | null = null;
   /** Why commits fail (a failed drive); null while they work. */
   failure: BraidError | null = null;
+  /** Why nothing can be read; null while it can. */
+  damage: BraidError | null = null;
 
   apply(operations: readonly MetaOperation[]): void {
     for (const { key, value } of operations) {
@@ -73,6 +76,12 @@ export class SimMetaMedia {
       const entry = this.#entries.get(order[index] ?? '');
       if (entry !== undefined) visit(entry.key.slice(), entry.value.slice());
     }
+  }
+
+  /** Whether a key other than its epoch's names the volume. */
+  mentions(volume: Uint8Array): boolean {
+    const text = textOf(volume);
+    return [...this.#entries.keys()].some((key) => key.charCodeAt(0) !== TABLE.EPOCH && key.startsWith(text, 1));
   }
 
   usedBytes(): number {
@@ -101,11 +110,13 @@ export class SimMetaStore implements MetaStore {
 
   get(key: Uint8Array): Uint8Array | null {
     this.#assertOpen();
+    if (this.#media.damage !== null) throw this.#media.damage;
     return this.#media.get(key)?.slice() ?? null;
   }
 
   scan(prefix: Uint8Array, visit: (key: Uint8Array, value: Uint8Array) => void): void {
     this.#assertOpen();
+    if (this.#media.damage !== null) throw this.#media.damage;
     this.#media.scan(prefix, visit);
   }
 
@@ -113,6 +124,10 @@ export class SimMetaStore implements MetaStore {
     this.#assertOpen();
     this.#waiting.push({ operations: operations.map(copyOf), done });
     if (this.#inFlight.length === 0) this.#startGroup();
+  }
+
+  check(): Promise<string> {
+    return Promise.resolve('');
   }
 
   usedBytes(): number {

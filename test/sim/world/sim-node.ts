@@ -1,35 +1,56 @@
-/** One simulated node: the production `Shard` on simulated ports, its lease, and what survives its crashes. */
-import type { DriveId, NodeId, VolumeId } from '../../../daemon/base/ids.js';
+/**
+ * One simulated node: what `braidd` composes (the production `Shard` and the control plane's `Agent`, drives and all) on simulated ports, and
+ * what survives its crashes. Left out are the REST API, whose requests `api` stands for, and the NBD server, of which a model client takes
+ * the place.
+ */
+import { assert, must } from '../../../daemon/base/assert.js';
+import { BraidError } from '../../../daemon/base/errors.js';
+import type { NodeId, VolumeId } from '../../../daemon/base/ids.js';
 import { limits } from '../../../daemon/base/limits.js';
 import { EXTENT_BYTES, MIB } from '../../../daemon/base/units.js';
+import { Agent, ensureCluster } from '../../../daemon/control/agent.js';
+import { ClusterState } from '../../../daemon/control/cluster-state.js';
+import { Events } from '../../../daemon/control/events.js';
 import { Shard, type FrontEnd } from '../../../daemon/dataplane/shard.js';
 import type { BlockVolume } from '../../../daemon/ports/block-volume.js';
+import { sleep } from '../../../daemon/ports/clock.js';
+import type { DriveFormatter } from '../../../daemon/ports/drive-formatter.js';
 import type { Log } from '../../../daemon/ports/log.js';
-import { records } from '../../../daemon/protocol/records.js';
-import { storeKeys } from '../../../daemon/protocol/store.js';
 import { ReplicaDrive } from '../../../daemon/replica/drive.js';
 import type { SimClock, SimNodeClock } from './sim-clock.js';
 import { SimClusterStore, type SimStoreOptions, type SimStoreState } from './sim-cluster-store.js';
-import { SimDiskOpener, type SimDiskMedia } from './sim-disk.js';
+import { SimDevices } from './sim-devices.js';
+import { SimDiskMedia, SimDiskOpener } from './sim-disk.js';
 import { SimMetaStoreOpener, type SimMetaMedia } from './sim-meta-store.js';
 import { SimNetwork, type SimFabric } from './sim-network.js';
 import type { SimRandom } from './sim-random.js';
 import { SimSlab } from './sim-slab.js';
 
+/** Of the drive that every node has. */
 export const DIRECTORY = '/drive';
+/** Bounds of the time that a request of the REST API is on its way. */
+const API_MS_MIN = 0.5;
+const API_MS_MAX = 4;
+const START_RETRY_MS = 50;
+/** What the pool asks of a drive; a small one of a test counts as that much, and is full sooner. */
+const DRIVE_BYTES_MIN = 16 * MIB;
+
+/** A directory for a drive; formatted when it has metadata. */
+export interface DriveMedia {
+  readonly data: SimDiskMedia;
+  meta: SimMetaMedia | null;
+}
 
 /** What a node keeps when its process dies. */
 export interface Survivors {
-  readonly data: SimDiskMedia;
-  meta: SimMetaMedia | null;
+  /** By directory. */
+  readonly drives: Map<string, DriveMedia>;
   /** Changes when the node loses power. */
   bootId: string;
 }
 
 export interface NodeSetup {
   readonly id: NodeId;
-  readonly driveId: DriveId;
-  readonly slotCount: number;
   readonly store: Partial<SimStoreOptions>;
 }
 
@@ -41,21 +62,23 @@ export interface Surroundings {
   readonly clusterId: string;
 }
 
-type Exported = (volume: BlockVolume | null, node: SimNode) => void;
+type Exported = (name: string, volume: BlockVolume | null, node: SimNode) => void;
 
 export class SimNode {
   readonly setup: NodeSetup;
   readonly shard: Shard;
+  readonly agent: Agent;
+  readonly devices: SimDevices;
   readonly network: SimNetwork;
   readonly store: SimClusterStore;
   readonly slab: SimSlab;
   readonly incarnation: string;
   readonly clock: SimNodeClock;
+  readonly #clusterId: string;
   readonly #survivors: Survivors;
   readonly #disks: SimDiskOpener;
   readonly #metas: SimMetaStoreOpener;
   readonly #random: SimRandom;
-  #lease = '';
   alive = true;
 
   constructor(
@@ -67,6 +90,7 @@ export class SimNode {
     onExport: Exported,
   ) {
     this.setup = setup;
+    this.#clusterId = world.clusterId;
     this.#random = random.fork('boot');
     this.#survivors = survivors;
     this.incarnation = random.uuid();
@@ -74,15 +98,26 @@ export class SimNode {
     this.slab = new SimSlab({ clock: this.clock, quotaBytes: [4 * MIB, 4 * MIB, 2 * MIB] });
     this.network = new SimNetwork(world.fabric, setup.id, this.slab);
     this.store = new SimClusterStore(world.storeState, this.clock, random.fork('store'), setup.store);
+    this.devices = new SimDevices(this.clock, random.fork('devices'));
     this.#disks = new SimDiskOpener(this.slab, this.clock, random.fork('disk'));
-    this.#disks.attach(`${DIRECTORY}/data`, survivors.data);
     this.#metas = new SimMetaStoreOpener(this.clock, random.fork('meta'));
-    if (survivors.meta !== null) this.#metas.attach(`${DIRECTORY}/meta`, survivors.meta);
-    this.shard = new Shard({
-      clusterId: world.clusterId,
-      nodeId: setup.id,
+    for (const [directory, { data, meta }] of survivors.drives) {
+      this.#disks.attach(`${directory}/data`, data);
+      if (meta !== null) this.#metas.attach(`${directory}/meta`, meta);
+    }
+    const state = new ClusterState(this.store);
+    const common = { state, clock: this.clock, random: random.fork('control'), log };
+    const events = new Events({ ...common, nodeId: setup.id });
+    this.shard = this.#composeShard(log, events, onExport);
+    this.agent = this.#composeAgent({ ...common, events });
+  }
+
+  #composeShard(log: Log, events: Events, onExport: Exported): Shard {
+    const shard = new Shard({
+      clusterId: this.#clusterId,
+      nodeId: this.setup.id,
       incarnation: this.incarnation,
-      bootId: survivors.bootId,
+      bootId: this.#survivors.bootId,
       shardIndex: 0,
       slab: this.slab,
       slabBytes: limits.slabBytes,
@@ -95,26 +130,46 @@ export class SimNode {
       store: this.store,
       clock: this.clock,
       log,
-      events: { report: (event) => log.info(event, 'event') },
+      events,
       frontEnd: this.#frontEnd(onExport),
       eventLoopDelayMsP99: () => 0,
       hotRegionsMax: 64,
+      coldRegionsMax: 4,
     });
     this.network.onBatchStart = () => {
-      this.shard.onBatchStart();
+      shard.onBatchStart();
     };
     this.network.onBatchEnd = () => {
-      this.shard.onBatchEnd();
+      shard.onBatchEnd();
     };
+    return shard;
+  }
+
+  #composeAgent(common: Pick<ConstructorParameters<typeof Agent>[0], 'state' | 'clock' | 'random' | 'log' | 'events'>) {
+    const { id } = this.setup;
+    return new Agent({
+      ...common,
+      node: {
+        clusterId: this.#clusterId,
+        id,
+        name: id,
+        incarnation: this.incarnation,
+        version: 'simulated',
+        labels: {},
+      },
+      shards: [{ control: this.shard, addresses: { dataAddress: id, nbdSocketPath: `/run/${id}.sock` } }],
+      devices: this.devices,
+      formatter: this.#formatter(),
+    });
   }
 
   #frontEnd(onExport: Exported): FrontEnd {
     return {
-      addExport: (_name, volume) => {
-        onExport(volume, this);
+      addExport: (name, volume) => {
+        onExport(name, volume, this);
       },
-      removeExport: () => {
-        onExport(null, this);
+      removeExport: (name) => {
+        onExport(name, null, this);
         return Promise.resolve();
       },
       onSlabAvailable: () => undefined,
@@ -123,42 +178,42 @@ export class SimNode {
     };
   }
 
-  /** Formats the drive if it is new, opens it, registers the node and keeps its lease. */
-  async start(clusterId: string): Promise<void> {
-    const { id, driveId, slotCount } = this.setup;
-    if (this.#survivors.meta === null) {
-      const metas = this.#metas;
-      await ReplicaDrive.format({
-        directory: DIRECTORY,
-        metas,
-        clusterId,
-        driveId,
-        slotCount,
-        nowMs: this.clock.wallMs(),
-      });
-      this.#survivors.meta = this.#metas.media(`${DIRECTORY}/meta`);
-    }
-    await this.shard.openDrive(driveId, DIRECTORY);
-    const node = { id, name: id, apiAddress: '', dataAddresses: [id], version: '', labels: {} };
-    const drive = {
-      id: driveId,
-      nodeId: id,
-      path: DIRECTORY,
-      driveClass: 'ssd',
-      capacityBytes: slotCount * EXTENT_BYTES,
-      shard: 0,
-      createdMs: 0,
+  /** The directory is there before, with its data area, for the node's own drive; it is made for a further one. */
+  #formatter(): DriveFormatter {
+    const { drives } = this.#survivors;
+    return {
+      format: async ({ directory, capacityBytes, driveId }) => {
+        const media = drives.get(directory) ?? { data: new SimDiskMedia(capacityBytes), meta: null };
+        if (media.meta !== null) throw new BraidError('CONFLICT', `${directory} holds a drive already`);
+        const slotCount = media.data.sizeBytes / EXTENT_BYTES;
+        const [metas, nowMs] = [this.#metas, this.clock.wallMs()];
+        await ReplicaDrive.format({ directory, metas, clusterId: this.#clusterId, driveId, slotCount, nowMs });
+        this.#disks.attach(`${directory}/data`, media.data);
+        media.meta = must(metas.media(`${directory}/meta`), 'the metadata just written');
+        drives.set(directory, media);
+        return { slotCount };
+      },
     };
-    await this.#insist(() =>
-      this.store.txn(
-        [],
-        [
-          { type: 'put', key: storeKeys.node(id), value: records.node.encode(node) },
-          { type: 'put', key: storeKeys.drive(driveId), value: records.drive.encode(drive) },
-        ],
-      ),
-    );
-    void this.#keepLease();
+  }
+
+  /** Starts as `braidd` does, with the drive formatted and in the pool. Rejects when the agent gives up: then its process ends. */
+  async start(): Promise<void> {
+    const { random, clock } = this.agent.context;
+    const cluster = await ensureCluster(this.store, { name: 'simulated', random, clock });
+    assert(cluster.id === this.#clusterId, 'all nodes are of one cluster');
+    await this.agent.start(`sim://${this.setup.id}`);
+    const media = must(this.#survivors.drives.get(DIRECTORY), 'the directory of the drive');
+    const { drives } = this.agent;
+    while (!drives.list().some(({ record, state }) => record.path === DIRECTORY && state !== 'opening')) {
+      const isPooled = (await this.#insist(() => this.agent.context.state.drives())).some(
+        ({ value }) => value.nodeId === this.setup.id && value.path === DIRECTORY,
+      );
+      // The store lost what was asked of it: whoever adds a drive empties the directory and asks again.
+      if (!isPooled) media.meta = null;
+      const capacityBytes = Math.max(media.data.sizeBytes, DRIVE_BYTES_MIN);
+      if (media.meta === null) await drives.add({ path: DIRECTORY, capacityBytes, driveClass: 'ssd' }).catch(ignore);
+      else await sleep(this.clock, START_RETRY_MS);
+    }
   }
 
   async #insist<T>(call: () => Promise<T>): Promise<T> {
@@ -166,38 +221,18 @@ export class SimNode {
       try {
         return await call();
       } catch {
-        await this.#pause(50);
+        await sleep(this.clock, START_RETRY_MS);
       }
     }
   }
 
-  #pause(delayMs: number): Promise<void> {
-    return new Promise((resolve) => {
-      this.clock.after(delayMs, resolve);
+  /** A request to its REST API: arrives a little later, waits while the node is stopped, and is answered by nobody when it dies. */
+  api<T>(request: (agent: Agent) => Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
+      this.clock.after(this.#random.between(API_MS_MIN, API_MS_MAX), () => {
+        request(this.agent).then(resolve, reject);
+      });
     });
-  }
-
-  async #keepLease(): Promise<void> {
-    while (this.alive) {
-      try {
-        await this.#renew();
-      } catch {
-        // the store does not answer: the deadline stands, and the shard fences itself when it is over
-      }
-      await this.#pause(limits.leaseRenewMs);
-    }
-  }
-
-  async #renew(): Promise<void> {
-    const sentMs = this.clock.nowMs();
-    if (this.#lease === '' || !(await this.store.keepAlive(this.#lease))) {
-      this.#lease = '';
-      const lease = await this.store.grantLease(limits.leaseTtlMs);
-      const value = records.nodeAlive.encode({ incarnation: this.incarnation });
-      await this.store.txn([], [{ type: 'put', key: storeKeys.alive(this.setup.id), value, lease }]);
-      this.#lease = lease;
-    }
-    this.shard.setLeaseDeadline(sentMs + limits.leaseTtlMs - limits.leaseMarginMs);
   }
 
   /** SIGSTOP and SIGCONT. */
@@ -221,10 +256,16 @@ export class SimNode {
     this.clock.stop();
     this.network.die(powerLoss);
     this.store.crash();
-    const disk = this.#survivors.data.user;
     if (powerLoss) this.#survivors.bootId = this.#random.uuid();
-    if (powerLoss) disk?.crash();
-    else disk?.kill();
-    this.#survivors.meta?.user?.crash();
+    for (const { data, meta } of this.#survivors.drives.values()) {
+      if (powerLoss) data.user?.crash();
+      else data.user?.kill();
+      meta?.user?.crash();
+    }
   }
+}
+
+/** Errors of the store: the caller looks what has become of it. */
+function ignore(thrown: unknown): void {
+  if (!(thrown instanceof BraidError)) throw thrown;
 }

@@ -1,6 +1,7 @@
 /**
  * `Slab` in plain memory, and strict: releasing a buffer twice, or using one that is free, throws. A free buffer is filled with
- * rubbish and reused as late as possible, so that a use after free shows.
+ * rubbish and not reused at once, so that a use after free shows. Memory comes in chunks as it is needed: most nodes of a simulation
+ * use little, and live for a moment only.
  */
 import { assert } from '../../../daemon/base/assert.js';
 import { crc32c } from '../../../daemon/base/crc32c.js';
@@ -18,6 +19,9 @@ import {
 } from '../../../daemon/ports/slab.js';
 
 const RUBBISH = 0xdd;
+/** A buffer lies in one chunk: two of the largest. */
+const CHUNK_BLOCKS = (2 * limits.payloadBytesMax) / BLOCK_BYTES;
+const CHUNK_BYTES = CHUNK_BLOCKS * BLOCK_BYTES;
 const POOLS: readonly Pool[] = [POOL_FRONTEND, POOL_PEER, POOL_INTERNAL];
 
 export interface SimSlabOptions {
@@ -33,8 +37,8 @@ export class SimSlab implements Slab {
   onAvailable: (pool: Pool) => void = () => undefined;
   readonly #clock: Clock;
   readonly #quotaBytes: readonly number[];
-  readonly #memory: Uint8Array;
-  readonly #blockCount: number;
+  readonly #chunks: Uint8Array[] = [];
+  readonly #chunksMax: number;
   /** By first block: references, blocks, pool. 0 references: not the start of a buffer in use. */
   readonly #references: Uint32Array;
   readonly #blocks: Uint8Array;
@@ -48,14 +52,14 @@ export class SimSlab implements Slab {
     this.#clock = options.clock;
     this.#quotaBytes = options.quotaBytes ?? QUOTA_BYTES_DEFAULT;
     // Twice the quotas: buffers of different sizes leave gaps.
-    const totalBytes = 2 * this.#quotaBytes.reduce((sum, bytes) => sum + bytes, 0) + 2 * limits.payloadBytesMax;
-    this.#blockCount = Math.ceil(totalBytes / BLOCK_BYTES);
-    this.#memory = new Uint8Array(this.#blockCount * BLOCK_BYTES);
-    this.checksums = new Uint32Array(this.#blockCount);
-    this.#references = new Uint32Array(this.#blockCount);
-    this.#blocks = new Uint8Array(this.#blockCount);
-    this.#pool = new Uint8Array(this.#blockCount);
-    this.#used = new Uint8Array(this.#blockCount);
+    const totalBytes = 2 * this.#quotaBytes.reduce((sum, bytes) => sum + bytes, 0) + CHUNK_BYTES;
+    this.#chunksMax = Math.ceil(totalBytes / CHUNK_BYTES);
+    const blockCount = this.#chunksMax * CHUNK_BLOCKS;
+    this.checksums = new Uint32Array(blockCount);
+    this.#references = new Uint32Array(blockCount);
+    this.#blocks = new Uint8Array(blockCount);
+    this.#pool = new Uint8Array(blockCount);
+    this.#used = new Uint8Array(blockCount);
   }
 
   alloc(lengthBytes: number, pool: Pool): BufferId {
@@ -89,7 +93,7 @@ export class SimSlab implements Slab {
     const count = this.#blocks[first] ?? 0;
     const pool = (this.#pool[first] ?? 0) as Pool;
     this.#used.fill(0, first, first + count);
-    this.#memory.fill(RUBBISH, first * BLOCK_BYTES, (first + count) * BLOCK_BYTES);
+    this.#bytesAt(first * BLOCK_BYTES, count * BLOCK_BYTES).fill(RUBBISH);
     this.checksums.fill(0xdddd_dddd, first, first + count);
     this.#usedBytes[pool] = this.usedBytes(pool) - count * BLOCK_BYTES;
     if (this.#refused[pool] !== true) return;
@@ -98,8 +102,7 @@ export class SimSlab implements Slab {
   }
 
   bytes(buffer: BufferId, offsetBytes: number, lengthBytes: number): Uint8Array {
-    const start = this.#start(buffer, offsetBytes, lengthBytes);
-    return this.#memory.subarray(start, start + lengthBytes);
+    return this.#bytesAt(this.#start(buffer, offsetBytes, lengthBytes), lengthBytes);
   }
 
   zero(buffer: BufferId, offsetBytes: number, lengthBytes: number): void {
@@ -155,14 +158,27 @@ export class SimSlab implements Slab {
     return first * BLOCK_BYTES + offsetBytes;
   }
 
-  /** First of `count` consecutive free blocks, looked for after the buffer allocated last; -1: none. */
+  #bytesAt(offsetBytes: number, lengthBytes: number): Uint8Array {
+    const chunk = this.#chunks[Math.floor(offsetBytes / CHUNK_BYTES)];
+    assert(chunk !== undefined, 'a buffer lies in a chunk that is there');
+    const start = offsetBytes % CHUNK_BYTES;
+    return chunk.subarray(start, start + lengthBytes);
+  }
+
+  /** First of `count` consecutive free blocks of a chunk, looked for after the buffer allocated last; -1: none. */
   #find(count: number): number {
-    return this.#findIn(this.#cursor, this.#blockCount, count) ?? this.#findIn(0, this.#blockCount, count) ?? -1;
+    const end = this.#chunks.length * CHUNK_BLOCKS;
+    const found = this.#findIn(this.#cursor, end, count) ?? this.#findIn(0, end, count);
+    if (found !== null) return found;
+    if (this.#chunks.length === this.#chunksMax) return -1;
+    this.#chunks.push(new Uint8Array(CHUNK_BYTES).fill(RUBBISH));
+    return end;
   }
 
   #findIn(from: number, to: number, count: number): number | null {
     let run = 0;
     for (let block = from; block < to; block++) {
+      if (block % CHUNK_BLOCKS === 0) run = 0;
       run = this.#used[block] === 0 ? run + 1 : 0;
       if (run === count) return block - count + 1;
     }

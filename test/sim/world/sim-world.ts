@@ -1,16 +1,21 @@
 /** Several simulated nodes, one volume, one seed. */
+import { must } from '../../../daemon/base/assert.js';
+import { BraidError } from '../../../daemon/base/errors.js';
 import type { DriveId, NodeId, VolumeId } from '../../../daemon/base/ids.js';
 import { EXTENT_BYTES, MIB } from '../../../daemon/base/units.js';
+import { CLUSTER_FORMAT_VERSION } from '../../../daemon/control/agent.js';
 import type { BlockVolume } from '../../../daemon/ports/block-volume.js';
+import { sleep } from '../../../daemon/ports/clock.js';
 import type { Log } from '../../../daemon/ports/log.js';
 import type { StoreOperation } from '../../../daemon/ports/cluster-store.js';
+import { uuidToBytes } from '../../../daemon/format/keys.js';
 import { records } from '../../../daemon/protocol/records.js';
 import { storeKeys } from '../../../daemon/protocol/store.js';
 import { SimClock } from './sim-clock.js';
 import { SimStoreState } from './sim-cluster-store.js';
 import { SimDiskMedia } from './sim-disk.js';
 import { SimFabric } from './sim-network.js';
-import { SimNode, type NodeSetup, type Survivors } from './sim-node.js';
+import { DIRECTORY, SimNode, type NodeSetup, type Survivors } from './sim-node.js';
 import { SimRandom } from './sim-random.js';
 
 export interface WorldOptions {
@@ -41,21 +46,36 @@ export const WORLD_DEFAULTS: WorldOptions = {
   loseStoreReply: 0.01,
 };
 
+const EVENTS_PER_TURN = 1_000;
+/** After which an agent that gave up is started again. */
+const SUPERVISOR_MS = 100;
+
+/** A volume as clients reach it now, and where. */
+export interface Export {
+  readonly volume: BlockVolume;
+  readonly node: SimNode;
+}
+
+/** Name of the clients' volume. */
+export const VOLUME_NAME = 'v';
+
 export class SimWorld {
   readonly clock = new SimClock();
   readonly random: SimRandom;
   readonly fabric: SimFabric;
   readonly storeState: SimStoreState;
   readonly clusterId: string;
-  readonly volumeId: VolumeId;
+  /** The volume of the clients. */
+  volumeId: VolumeId;
   readonly options: WorldOptions;
   readonly nodes: SimNode[] = [];
   /** What happened, for the trace. */
   readonly trace: string[] = [];
+  #events = 0;
   readonly #survivors: Survivors[] = [];
   readonly #setups: NodeSetup[] = [];
-  /** The volume as clients reach it now, and where. */
-  served: { readonly volume: BlockVolume; readonly node: SimNode } | null = null;
+  readonly #exports = new Map<string, Export>();
+  /** Whenever the export of the clients' volume has come or gone. */
   onServed: () => void = () => undefined;
 
   constructor(seed: number, options: Partial<WorldOptions> = {}) {
@@ -65,15 +85,20 @@ export class SimWorld {
     this.volumeId = this.random.uuid() as VolumeId;
     this.fabric = new SimFabric(this.clock, this.random.fork('network'), { delayMsMin: 0.05, delayMsMax: 2 });
     this.storeState = new SimStoreState(this.clock, this.random.fork('store'));
+    const cluster = {
+      id: this.clusterId,
+      name: 'simulated',
+      formatVersion: CLUSTER_FORMAT_VERSION,
+      createdMs: 0,
+      resyncBandwidthBytes: 0,
+    };
+    this.storeState.txn([], [{ type: 'put', key: storeKeys.cluster, value: records.cluster.encode(cluster) }]);
     for (let index = 0; index < this.options.nodes; index++) {
       const slotCount = this.options.slotCounts[index] ?? this.options.slotCount;
       const store = { loseReply: this.options.loseStoreReply };
-      this.#setups.push({ id: `node-${index}` as NodeId, driveId: this.random.uuid() as DriveId, slotCount, store });
-      this.#survivors.push({
-        data: new SimDiskMedia(slotCount * EXTENT_BYTES),
-        meta: null,
-        bootId: this.random.uuid(),
-      });
+      const drive = { data: new SimDiskMedia(slotCount * EXTENT_BYTES), meta: null };
+      this.#setups.push({ id: `node-${index}` as NodeId, store });
+      this.#survivors.push({ drives: new Map([[DIRECTORY, drive]]), bootId: this.random.uuid() });
     }
   }
 
@@ -95,20 +120,44 @@ export class SimWorld {
     return log;
   }
 
+  /** Starts the agent, again and again if it gives up, as a supervisor does. */
   async startNode(index: number): Promise<SimNode> {
     const setup = this.#setups[index];
     const survivors = this.#survivors[index];
     if (setup === undefined || survivors === undefined) throw new RangeError(`no node ${index}`);
-    const random = this.random.fork(`${setup.id}/${this.clock.nowMs()}`);
-    const node = new SimNode(this, setup, survivors, random, this.#logOf(setup.id), (volume, on) => {
-      if (volume !== null) this.served = { volume, node: on };
-      else if (this.served?.node === on) this.served = null;
-      this.log(`${on.setup.id} ${volume === null ? 'stops serving' : 'serves'}`);
-      this.onServed();
-    });
-    this.nodes[index] = node;
-    await node.start(this.clusterId);
-    return node;
+    for (;;) {
+      const random = this.random.fork(`${setup.id}/${this.clock.nowMs()}`);
+      const log = this.#logOf(setup.id);
+      const node = new SimNode(this, setup, survivors, random, log, (...args) => this.#onExport(...args));
+      this.nodes[index] = node;
+      try {
+        await node.start();
+        return node;
+      } catch (error) {
+        if (!(error instanceof BraidError)) throw error;
+        this.log(`${setup.id} cannot start: ${error.message}`);
+        this.crashNode(index, false);
+      }
+      await sleep(this.clock, SUPERVISOR_MS);
+      const current = this.nodes[index];
+      if (current !== undefined && current !== node) return current;
+    }
+  }
+
+  #onExport(name: string, volume: BlockVolume | null, node: SimNode): void {
+    if (volume !== null) this.#exports.set(name, { volume, node });
+    else if (this.#exports.get(name)?.node === node) this.#exports.delete(name);
+    this.log(`${node.setup.id} ${volume === null ? 'stops serving' : 'serves'} ${name}`);
+    if (name === VOLUME_NAME) this.onServed();
+  }
+
+  exported(name: string): Export | null {
+    return this.#exports.get(name) ?? null;
+  }
+
+  /** The clients' volume. */
+  get served(): Export | null {
+    return this.exported(VOLUME_NAME);
   }
 
   crashNode(index: number, powerLoss: boolean): void {
@@ -116,33 +165,54 @@ export class SimWorld {
     if (node?.alive !== true) return;
     this.log(`${node.setup.id} ${powerLoss ? 'loses power' : 'is killed'}`);
     node.crash(powerLoss);
-    if (this.served?.node === node) this.served = null;
+    for (const [name, exported] of this.#exports) if (exported.node === node) this.#exports.delete(name);
   }
 
   /** The media of a node's drive, to break it. */
   media(index: number): SimDiskMedia {
     const survivors = this.#survivors[index];
     if (survivors === undefined) throw new RangeError(`no node ${index}`);
-    return survivors.data;
+    return must(survivors.drives.get(DIRECTORY), 'the drive').data;
+  }
+
+  /** What there is of a volume that was deleted: keys of the cluster store, and drives that hold more of it than its highest epoch. */
+  remainsOf(id: VolumeId): string[] {
+    const keys = this.storeState.list('').entries.map(({ key }) => key);
+    const bytes = uuidToBytes(id);
+    const drives = this.#survivors.flatMap(({ drives }, index) =>
+      [...drives].filter(([, { meta }]) => meta?.mentions(bytes)).map(([directory]) => `node-${index}:${directory}`),
+    );
+    return [...keys.filter((key) => key.includes(id)), ...drives.map((drive) => `replicas of ${id} on ${drive}`)];
   }
 
   /** Flips a bit in every slot of a node's drive that holds data: the first block of each. */
   damage(index: number): void {
-    const media = this.#survivors[index]?.data;
+    const media = this.media(index);
     for (let slot = 0; slot < this.options.slotCount; slot++) {
-      const used = media?.peek(slot * EXTENT_BYTES, 1)[0] !== 0;
-      if (used) media?.flipBit(slot * EXTENT_BYTES, 0);
+      const used = media.peek(slot * EXTENT_BYTES, 1)[0] !== 0;
+      if (used) media.flipBit(slot * EXTENT_BYTES, 0);
     }
   }
 
+  /** The drive that the node has from the start. */
+  driveOf(index: number): DriveId {
+    const nodeId = this.#setups[index]?.id;
+    const drives = this.storeState
+      .list(storeKeys.drives)
+      .entries.map(({ key, value }) => records.drive.decode(key, value));
+    const drive = drives.find((record) => record.nodeId === nodeId && record.path === DIRECTORY);
+    return must(drive, `the drive of node ${index}`).id as DriveId;
+  }
+
   /** Records of a volume with a replica on each of the first nodes. */
-  createVolume(volumeId: VolumeId = this.volumeId, name = 'v'): void {
+  createVolume(volumeId: VolumeId = this.volumeId, name = VOLUME_NAME): void {
     const { volumeBytes, segmentBytes, stripeWidth, minInSync, failWhenDegraded } = this.options;
-    const setups = this.#setups.slice(0, this.options.replicas);
+    const driveIds = Array.from({ length: this.options.replicas }, (_, index) => this.driveOf(index));
     const operations: StoreOperation[] = [];
     const segments = Math.ceil(volumeBytes / (segmentBytes * stripeWidth)) * stripeWidth;
     for (let index = 0; index < segments; index++) {
-      const replicas = setups.map(({ driveId }) => ({ driveId, inSync: true, syncedGeneration: 0, replaces: '' }));
+      const made = { inSync: true, syncedGeneration: 0, replaces: '', staleSinceMs: 0 };
+      const replicas = driveIds.map((driveId) => ({ driveId, ...made }));
       const value = records.segment.encode({ index, generation: 1, replicas });
       operations.push({ type: 'put', key: storeKeys.segment(volumeId, index), value });
     }
@@ -150,7 +220,7 @@ export class SimWorld {
       id: volumeId,
       name,
       sizeBytes: volumeBytes,
-      replicas: setups.length,
+      replicas: driveIds.length,
       minInSync,
       stripeWidth,
       segmentBytes,
@@ -160,6 +230,7 @@ export class SimWorld {
       labels: {},
     });
     operations.push({ type: 'put', key: storeKeys.volume(volumeId), value: volume });
+    operations.push({ type: 'put', key: storeKeys.name(name), value: records.name.encode(volumeId) });
     this.storeState.txn([], operations);
   }
 
@@ -173,7 +244,8 @@ export class SimWorld {
         return false;
       }
       this.clock.step();
-      await settled();
+      // Now and then the process gets its turn, too: it may have a rejection to report that nobody handled.
+      await (++this.#events % EVENTS_PER_TURN === 0 ? turn() : settled());
     }
     return true;
   }
@@ -194,8 +266,15 @@ export class SimWorld {
   }
 }
 
-/** Lets everything run that is due without the clock moving. */
+/** Lets everything run that is due without the clock moving: the tick queue is looked at when no promise has anything left to do. */
 export function settled(): Promise<void> {
+  return new Promise((resolve) => {
+    process.nextTick(resolve);
+  });
+}
+
+/** The same, and a turn of the process's event loop. */
+export function turn(): Promise<void> {
   return new Promise((resolve) => {
     setImmediate(resolve);
   });

@@ -10,14 +10,14 @@ export interface Outcome {
 }
 
 export class VolumeClient {
-  readonly #volume: BlockVolume;
+  readonly volume: BlockVolume;
   readonly #node: SimNode;
   readonly #waiting = new Map<number, (status: Status, buffer: BufferId, offsetBytes: number) => void>();
   #nextTicket = 1;
   onCapacity: () => void = () => undefined;
 
   constructor(volume: BlockVolume, node: SimNode) {
-    this.#volume = volume;
+    this.volume = volume;
     this.#node = node;
     volume.setHandler({
       onDone: (ticket, status, buffer, offsetBytes) => {
@@ -44,7 +44,7 @@ export class VolumeClient {
   }
 
   canAccept(): boolean {
-    return this.#volume.canAccept();
+    return this.volume.canAccept();
   }
 
   /** Writes `lengthBytes` bytes of `fill`. */
@@ -54,31 +54,31 @@ export class VolumeClient {
     this.#node.slab.bytes(buffer, within, lengthBytes).fill(fill);
     if (within === 0 && lengthBytes % 4096 === 0) this.#node.slab.computeChecksums(buffer, 0, lengthBytes);
     return this.#run(0, (ticket) => {
-      this.#volume.write(ticket, offsetBytes, lengthBytes, buffer, false);
+      this.volume.write(ticket, offsetBytes, lengthBytes, buffer, false);
     });
   }
 
   read(offsetBytes: number, lengthBytes: number): Promise<Outcome> {
     return this.#run(lengthBytes, (ticket) => {
-      this.#volume.read(ticket, offsetBytes, lengthBytes);
+      this.volume.read(ticket, offsetBytes, lengthBytes);
     });
   }
 
   zero(offsetBytes: number, lengthBytes: number): Promise<Outcome> {
     return this.#run(0, (ticket) => {
-      this.#volume.zero(ticket, offsetBytes, lengthBytes, false, false);
+      this.volume.zero(ticket, offsetBytes, lengthBytes, false, false);
     });
   }
 
   trim(offsetBytes: number, lengthBytes: number): Promise<Outcome> {
     return this.#run(0, (ticket) => {
-      this.#volume.trim(ticket, offsetBytes, lengthBytes, false);
+      this.volume.trim(ticket, offsetBytes, lengthBytes, false);
     });
   }
 
   flush(): Promise<Outcome> {
     return this.#run(0, (ticket) => {
-      this.#volume.flush(ticket);
+      this.volume.flush(ticket);
     });
   }
 }

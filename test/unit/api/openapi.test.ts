@@ -47,6 +47,7 @@ t.test('a body is required where the request means nothing without it', async (t
   }
   t.same(Object.fromEntries(required), {
     addDrive: true,
+    forcePrimary: true,
     changeCluster: true,
     createVolume: true,
     attachVolume: false,

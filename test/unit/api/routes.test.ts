@@ -1,7 +1,10 @@
 import t from 'tap';
 import type { DriveId, VolumeId } from '../../../daemon/base/ids.js';
 import { limits } from '../../../daemon/base/limits.js';
-import { ApiWorld } from './fixture.js';
+import { putRecord } from '../../../daemon/control/cluster-state.js';
+import { records } from '../../../daemon/protocol/records.js';
+import { storeKeys } from '../../../daemon/protocol/store.js';
+import { ApiWorld, type TestApi } from './fixture.js';
 
 const GIB = 2 ** 30;
 const v1 = { name: 'v1', size: '64Mi' };
@@ -132,6 +135,31 @@ t.test('drives: listed with what their nodes say, added here and elsewhere', asy
   t.match(await world.ask(a, 'GET', `/v1/drives/${id}`), { status: 200, body: { id, state: 'open' } });
   const again = await world.ask(a, 'POST', '/v1/drives', { path: '/drives/more', capacity: '20Gi', node: 'node-b' });
   t.match(again, { status: 409, body: { error: { code: 'ALREADY_EXISTS', retryable: false } } });
+});
+
+t.test('drives: opened again, here and elsewhere', async (t) => {
+  const world = new ApiWorld('reopen');
+  const [a, b] = await world.start(2);
+  for (const { node } of [a, b]) {
+    const id = node.agent.drives.list()[0]?.record.id as DriveId;
+    node.shard.failedDrives.set(id, 'an I/O error');
+    t.match(await world.ask(a, 'GET', `/v1/drives/${id}`), { body: { state: 'failed', reason: 'an I/O error' } });
+    node.shard.fail('openDrive', 'DRIVE', 'the data file has vanished');
+    t.match(await world.ask(a, 'POST', `/v1/drives/${id}/reopen`), {
+      status: 500,
+      body: { error: { code: 'DRIVE', message: /the data file has vanished/ } },
+    });
+    t.match(await world.ask(a, 'POST', `/v1/drives/${id}/reopen`), {
+      status: 200,
+      body: { id, node: node.name, state: 'open', reason: '' },
+    });
+    const { body } = await world.inject((node === a.node ? a : b).app, { method: 'GET', url: '/metrics' });
+    t.match(body, new RegExp(`braid_drive_failures_total\\{drive="${id}",path="[^"]*"\\} 2`));
+  }
+  t.match(await world.ask(a, 'POST', '/v1/drives/none/reopen'), {
+    status: 404,
+    body: { error: { code: 'NOT_FOUND' } },
+  });
 });
 
 t.test('drives: errors', async (t) => {
@@ -471,3 +499,36 @@ t.test('what is not a request of ours', async (t) => {
   const broken = await world.ask(a, 'GET', '/v1/stats');
   t.match(broken, { status: 500, body: { error: { code: 'INTERNAL', message: /its log has the details/ } } });
 });
+
+t.test(
+  'force-primary: says what would be given up, does it when that is accepted, never beside a better copy',
+  async (t) => {
+    const world = new ApiWorld('force primary');
+    const [a, b] = await world.start(2);
+    const { body: volume } = await world.ask(a, 'POST', '/v1/volumes', v1);
+    const drive = (node: TestApi) => node.node.agent.drives.list()[0]?.record.id ?? '';
+    const id = String(volume['id']) as VolumeId;
+    const copy = (driveId: string, inSync: boolean) => ({ driveId, inSync, syncedGeneration: 1, staleSinceMs: 1_234 });
+    const record = { index: 0, generation: 2, replicas: [copy(drive(a), false), copy(drive(b), true)] };
+    await world.run(world.state.commit([], [putRecord(storeKeys.segment(id, 0), records.segment, record)]));
+    const force = (body: object) => world.ask(a, 'POST', '/v1/volumes/v1/force-primary', body);
+    const copies = await world.ask(b, 'GET', '/v1/volumes/v1/copies');
+    t.same(copies.body, { drives: [{ id: drive(b), uncertainSegments: [] }] });
+    t.match(await force({ drive: drive(a) }), { status: 409, body: { error: { message: /can be reached/ } } });
+    world.peers.cut.add('http://node-b');
+    t.match(await force({ drive: drive(a) }), {
+      status: 503,
+      body: { error: { message: /node-b is alive and does not/ } },
+    });
+    world.crash(b.node);
+    await world.sleep(limits.leaseTtlMs + 100);
+    const wanted = { index: 0, generation: 2, copyGeneration: 1, staleSinceMs: 1_234, missingDrives: [drive(b)] };
+    t.match(await force({ drive: drive(a) }), { status: 200, body: { done: false, segments: [wanted] } });
+    t.match(await force({ drive: drive(a), acceptLoss: true }), {
+      status: 200,
+      body: { done: true, segments: [wanted] },
+    });
+    t.match((await world.ask(a, 'GET', '/v1/volumes/v1')).body['segments'], [{ generation: 3 }]);
+    t.match(await force({}), { status: 400, body: { error: { message: /needs "drive"/ } } });
+  },
+);

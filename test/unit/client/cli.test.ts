@@ -6,7 +6,7 @@ import { promisify } from 'node:util';
 import t from 'tap';
 import { nodeNameOf } from '../../../client/cli/commands/init.js';
 import { runCli } from '../../../client/cli/program.js';
-import { CLUSTER, DRIVE, operations, refusal, RESYNC, startApi, VOLUME } from './api-stub.js';
+import { CLUSTER, DRIVE, operations, refusal, RESYNC, startApi, VOLUME, type Asked } from './api-stub.js';
 
 const run = promisify(execFile);
 
@@ -16,13 +16,19 @@ interface Ran {
   readonly stderr: string;
 }
 
-async function braid(url: string, ...args: string[]): Promise<Ran> {
+function braid(url: string, ...args: string[]): Promise<Ran> {
+  return braidAsked(url, undefined, ...args);
+}
+
+/** At a terminal where somebody answers what is asked. */
+async function braidAsked(url: string, answer: string | undefined, ...args: string[]): Promise<Ran> {
   const written = { stdout: '', stderr: '' };
   const code = await runCli(args, {
     stdout: { write: (text) => (written.stdout += text) },
     stderr: { write: (text) => (written.stderr += text) },
     env: { BRAID_API: url },
     signal: new AbortController().signal,
+    ...(answer === undefined ? {} : { ask: async () => answer }),
   });
   return { code, ...written };
 }
@@ -85,6 +91,18 @@ t.test('volume show hides healthy segments', async (t) => {
   t.notMatch(stdout, /\bc +in-sync/);
   t.match(stdout, /1 segment with all copies in sync/);
   t.match((await braid(api.url, 'volume', 'show', 'data', '--segments')).stdout, /c +in-sync/);
+});
+
+t.test('drive show says what to do; drive reopen does it', async (t) => {
+  const api = await startApi(t, {
+    'GET /v1/drives/d-1': { ...DRIVE, state: 'failed', reason: 'a write failed' },
+    'POST /v1/drives/d-1/reopen': DRIVE,
+    'POST /v1/drives/d-2/reopen': refusal(500, 'DRIVE', 'drive /srv/drive does not open: it has vanished'),
+  });
+  t.match((await braid(api.url, 'drive', 'show', 'd-1')).stdout, /failed[^]*! \/srv\/drive: a write failed/);
+  t.match((await braid(api.url, 'drive', 'reopen', 'd-1')).stdout, /is open/);
+  const refused = await braid(api.url, 'drive', 'reopen', 'd-2');
+  t.match(refused, { code: 1, stderr: /does not open: it has vanished/ });
 });
 
 t.test('cluster set changes the bandwidth of resync, or takes the bound away', async (t) => {
@@ -338,4 +356,27 @@ t.test('completion scripts are valid and know the commands', async (t) => {
   t.ok((await complete('braid', 'volume', 'create', 'x', '--re')).includes('--replicas'));
   t.match((await braid(NOWHERE, 'completion', 'zsh')).stdout, /^#compdef braid/);
   t.match((await braid(NOWHERE, 'completion', 'fish')).stdout, /complete -c braid .* -a status /);
+});
+
+t.test('volume force-primary says what may be lost, and does nothing that was not confirmed', async (t) => {
+  const lost = { index: 2, generation: 7, copyGeneration: 4, staleSinceMs: 1_700_000_000_000, missingDrives: ['d-9'] };
+  const api = await startApi(t, {
+    'POST /v1/volumes/data/force-primary': ({ body }: Asked) => {
+      return { done: (body as { acceptLoss?: boolean }).acceptLoss === true, segments: [lost] };
+    },
+  });
+  const command = ['volume', 'force-primary', 'data', '--drive', 'd-1'];
+  const asked = () => api.asked.map(({ body }) => body);
+  const alone = await braid(api.url, ...command);
+  t.equal(alone.code, 2);
+  t.match(alone.stdout, /2 +7 +4 +2023-11-14T22:13:20.000Z +d-9/);
+  t.match(alone.stderr, /nothing was changed.*--drive d-1 --yes-i-know-that-writes-are-lost/);
+  t.equal((await braidAsked(api.url, 'yes', ...command)).code, 2, 'another word is a no');
+  t.same(asked(), [{ drive: 'd-1' }, { drive: 'd-1' }]);
+  t.equal((await braidAsked(api.url, 'data', ...command)).code, 0);
+  const done = await braid(api.url, '--json', ...command, '--segment', '2', '--yes-i-know-that-writes-are-lost');
+  t.same(JSON.parse(done.stdout), { done: true, segments: [lost] });
+  t.same(asked().at(3), { drive: 'd-1', acceptLoss: true });
+  t.same(asked().at(5), { drive: 'd-1', segment: 2, acceptLoss: true });
+  t.equal((await braidAsked(api.url, 'data', '--json', ...command)).code, 2, 'a machine is not asked');
 });

@@ -8,6 +8,7 @@ import type { DeviceAttacher } from '../../../daemon/ports/device.js';
 import type { DriveFormatter, FormatRequest } from '../../../daemon/ports/drive-formatter.js';
 import type { Log } from '../../../daemon/ports/log.js';
 import type {
+  DriveCopies,
   MoveReplicas,
   ServedSegment,
   ServedVolume,
@@ -42,7 +43,11 @@ export class FakeShard implements ShardControl {
   readonly failures = new Map<string, BraidError[]>();
   readonly calls: string[] = [];
   failedDrives = new Map<DriveId, string>();
+  /** Drives that do not answer: opening and closing them takes until they are taken out of here. */
+  readonly hanging = new Map<DriveId, Promise<void>>();
+  readonly uncertain = new Map<DriveId, readonly number[]>();
   isStopped = false;
+  stopping: Promise<void> = Promise.resolve();
   readonly #state: ClusterState;
   readonly #nodeId: NodeId;
   readonly #incarnation: string;
@@ -57,6 +62,14 @@ export class FakeShard implements ShardControl {
     this.failures.set(method, [...(this.failures.get(method) ?? []), new BraidError(code, message)]);
   }
 
+  /** The drive does not answer until the function that this returns is called. */
+  hang(driveId: DriveId): () => void {
+    let release: () => void = nothing;
+    const hanging = new Promise<void>((resolve) => (release = resolve));
+    this.hanging.set(driveId, hanging);
+    return release;
+  }
+
   /** Changes what is reported of a volume. */
   set(id: VolumeId, change: Partial<ServedVolume>): void {
     const volume = this.volumes.get(id);
@@ -66,12 +79,14 @@ export class FakeShard implements ShardControl {
 
   async openDrive(driveId: DriveId, directory: string): Promise<{ slotCount: number }> {
     this.#called('openDrive');
+    await this.hanging.get(driveId);
     this.drives.set(driveId, directory);
     return { slotCount: 8 };
   }
 
   async closeDrive(driveId: DriveId): Promise<void> {
     this.#called('closeDrive');
+    await this.hanging.get(driveId);
     this.drives.delete(driveId);
     this.failedDrives.delete(driveId);
   }
@@ -121,6 +136,14 @@ export class FakeShard implements ShardControl {
     return this.volumes.has(id) ? this.segments : [];
   }
 
+  async copiesOf(): Promise<readonly DriveCopies[]> {
+    this.#called('copiesOf');
+    return [...this.drives.keys()].map((driveId) => ({
+      driveId,
+      uncertainSegments: this.uncertain.get(driveId) ?? [],
+    }));
+  }
+
   async verifyVolume(id: VolumeId): Promise<VerifyReport> {
     this.#called('verifyVolume');
     if (!this.volumes.has(id)) throw new BraidError('NOT_FOUND', 'not served here');
@@ -134,6 +157,7 @@ export class FakeShard implements ShardControl {
 
   async deleteReplicas(
     id: VolumeId,
+    _epoch: number,
     segments: readonly { readonly index: number; readonly driveId: DriveId }[],
   ): Promise<void> {
     this.#called('deleteReplicas');
@@ -185,6 +209,7 @@ export class FakeShard implements ShardControl {
   }
 
   async stop(): Promise<void> {
+    await this.stopping;
     this.isStopped = true;
   }
 

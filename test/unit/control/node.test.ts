@@ -3,6 +3,7 @@ import { ensureCluster } from '../../../daemon/control/agent.js';
 import { BraidError } from '../../../daemon/base/errors.js';
 import type { DriveId } from '../../../daemon/base/ids.js';
 import { limits } from '../../../daemon/base/limits.js';
+import { controlLimits } from '../../../daemon/control/limits.js';
 import { GIB, putDrive, World } from './fixture.js';
 
 t.test('the first agent makes the cluster record, all others find it', async (t) => {
@@ -111,6 +112,103 @@ t.test('a drive that fails later is closed, reported, and opened again when it c
   await world.until('it counts as failed', () => !a.agent.drives.isOpen(id));
   await world.until('it is open again', () => a.agent.drives.isOpen(id));
   t.ok(a.shard.calls.includes('closeDrive'));
+});
+
+t.test('a drive that does not answer holds up neither the start nor other drives', async (t) => {
+  const world = new World('hanging drive');
+  const node = world.node('node-a');
+  const drive = {
+    id: 'd1',
+    nodeId: node.id,
+    path: '/drives/1',
+    driveClass: 'ssd',
+    capacityBytes: GIB,
+    shard: 0,
+    createdMs: 1,
+  };
+  await world.run(putDrive(world.state, drive));
+  await world.run(putDrive(world.state, { ...drive, id: 'd2', path: '/drives/2' }));
+  const answer = node.shard.hang('d1' as DriveId);
+  const startMs = world.clock.nowMs();
+  await world.run(node.agent.start('http://node-a'));
+  t.ok(world.clock.nowMs() - startMs < 2 * controlLimits.driveAnswerMs, 'the agent has started');
+  t.match(node.agent.drives.list(), [
+    { state: 'opening', reason: /does not answer; check the device/ },
+    { state: 'open', reason: '' },
+  ]);
+  // The other drive fails meanwhile, and comes back.
+  node.shard.failedDrives.set('d2' as DriveId, 'I/O error');
+  await world.until('the other one has failed', () => !node.agent.drives.isOpen('d2'));
+  await world.until('the other one is open again', () => node.agent.drives.isOpen('d2'));
+  t.equal(node.shard.calls.filter((call) => call === 'openDrive').length, 3, 'what hangs is asked once');
+  answer();
+  await world.until('it is open', () => node.agent.drives.isOpen('d1'));
+  t.match(node.agent.drives.list()[0], { state: 'open', reason: '', failures: 0 });
+});
+
+t.test('a drive that failed and hangs is opened only when what it was asked for has ended', async (t) => {
+  const world = new World('hanging failed drive');
+  const [a] = await world.cluster(1);
+  const id = a.agent.drives.list()[0]?.record.id as DriveId;
+  const answer = a.shard.hang(id);
+  a.shard.failedDrives.set(id, 'an operation did not end in time');
+  await world.until('it counts as failed', () => !a.agent.drives.isOpen(id));
+  const opened = a.shard.calls.filter((call) => call === 'openDrive').length;
+  await t.rejects(world.run(a.agent.drives.reopen(id)), {
+    code: 'UNAVAILABLE',
+    message: /did not end in time; operations/,
+  });
+  await world.sleep(60_000);
+  t.equal(a.shard.calls.filter((call) => call === 'openDrive').length, opened);
+  t.match(a.agent.drives.list()[0]?.reason, /in time; operations that it was asked for have not ended/);
+  a.shard.hanging.delete(id);
+  answer();
+  await world.until('it is open again', () => a.agent.drives.isOpen(id));
+});
+
+t.test('a drive that fails again and again is opened ever more rarely; reopen does it at once', async (t) => {
+  const world = new World('relapsing drive');
+  const [a] = await world.cluster(1);
+  const id = a.agent.drives.list()[0]?.record.id as DriveId;
+  const waits: number[] = [];
+  for (let time = 0; time < 6; time++) {
+    a.shard.failedDrives.set(id, 'I/O error');
+    await world.until('it counts as failed', () => !a.agent.drives.isOpen(id));
+    const failedMs = world.clock.nowMs();
+    while (!a.agent.drives.isOpen(id)) await world.sleep(100);
+    waits.push(world.clock.nowMs() - failedMs);
+  }
+  t.ok(
+    waits.every((wait, index) => index === 0 || wait > 1.5 * (waits[index - 1] ?? 0)),
+    waits.map(Math.round).join(),
+  );
+  a.shard.failedDrives.set(id, 'I/O error');
+  await world.until('it counts as failed', () => !a.agent.drives.isOpen(id));
+  const askedMs = world.clock.nowMs();
+  t.match(await world.run(a.agent.drives.reopen(id)), { state: 'open', reason: '', failures: 7 });
+  t.ok(world.clock.nowMs() - askedMs < 1_000);
+  t.match(await world.run(a.agent.drives.reopen(id)), { state: 'open' }, 'again: nothing to do');
+  // Noticed by the command itself, not by the next look.
+  a.shard.failedDrives.set(id, 'I/O error');
+  a.shard.fail('openDrive', 'DRIVE', 'still broken');
+  await t.rejects(world.run(a.agent.drives.reopen(id)), { code: 'DRIVE', message: /does not open: still broken/ });
+  await t.rejects(world.run(a.agent.drives.reopen('none')), { code: 'NOT_FOUND' });
+  // After a long time without trouble it is forgiven.
+  await world.run(a.agent.drives.reopen(id));
+  await world.sleep(controlLimits.driveStableMs);
+  a.shard.failedDrives.set(id, 'I/O error');
+  await world.until('it counts as failed', () => !a.agent.drives.isOpen(id));
+  const failedMs = world.clock.nowMs();
+  await world.until('it is open again', () => a.agent.drives.isOpen(id));
+  t.ok(world.clock.nowMs() - failedMs < 2 * controlLimits.driveRetryMs);
+});
+
+t.test('an agent ends although a drive hangs', async (t) => {
+  const world = new World('hanging end');
+  const [a] = await world.cluster(1);
+  a.shard.stopping = new Promise(() => undefined);
+  await world.run(a.agent.stop());
+  t.equal(await world.run(world.state.nodeAlive(a.id)), null, 'the lease is given back');
 });
 
 t.test('adding a drive formats, records and opens it', async (t) => {

@@ -23,10 +23,8 @@ const snapshot = (...alive: string[]): ClusterSnapshot => ({
 const segment = (...inSync: string[]): SegmentRecord => ({
   ...{ index: 0, generation: 1 },
   replicas: ['da', 'db'].map((driveId) => ({
-    driveId,
+    ...{ driveId, syncedGeneration: 0, replaces: '', staleSinceMs: 0 },
     inSync: inSync.includes(driveId),
-    syncedGeneration: 0,
-    replaces: '',
   })),
 });
 const status = (more: Partial<VolumeStatusRecord> = {}): VolumeStatusRecord => ({

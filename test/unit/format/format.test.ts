@@ -17,6 +17,7 @@ import {
   uuidFromBytes,
   uuidToBytes,
   volumeOfKey,
+  volumeRecordKey,
 } from '../../../daemon/format/keys.js';
 import {
   decodeEpoch,
@@ -52,6 +53,7 @@ t.test('keys are as specified', async (t) => {
   t.equal(hex(extentKey(volume, 1, 0x7fff)), '0300112233445566778899aabbccddeeff0000000100007fff');
   t.equal(hex(activityKey(volume, 1, 2)), '0400112233445566778899aabbccddeeff0000000100000002');
   t.equal(hex(freedKey(0xfedcba98)), '05fedcba98');
+  t.equal(hex(volumeRecordKey(volume)), '0600112233445566778899aabbccddeeff');
 });
 
 t.test('key order is numeric order, and keys give back what they name', async (t) => {

@@ -1,8 +1,10 @@
 /** The records of the cluster store: whole objects in memory, and clear errors for bytes that are none. */
+import fc from 'fast-check';
 import t from 'tap';
 import { SimClusterStore, SimStoreState } from '../../sim/world/sim-cluster-store.js';
 import { SimClock } from '../../sim/world/sim-clock.js';
 import { SimRandom } from '../../sim/world/sim-random.js';
+import { BraidError } from '../../../daemon/base/errors.js';
 import { listRecords, readRecord } from '../../../daemon/ports/stored-records.js';
 import { records, type VolumeRecord } from '../../../daemon/protocol/records.js';
 
@@ -30,8 +32,8 @@ t.test('a record is what it was, with every field its own', async (t) => {
     index: 1,
     generation: 7,
     replicas: [
-      { driveId: 'a', inSync: true, syncedGeneration: 0, replaces: '' },
-      { driveId: 'b', inSync: false, syncedGeneration: 6, replaces: '' },
+      { driveId: 'a', inSync: true, syncedGeneration: 0, replaces: '', staleSinceMs: 0 },
+      { driveId: 'b', inSync: false, syncedGeneration: 6, replaces: 'c', staleSinceMs: 7 },
     ],
   };
   t.strictSame(records.segment.decode('s', records.segment.encode(segment)), segment);
@@ -52,6 +54,48 @@ t.test('malformed bytes are CORRUPT, and the key is named', async (t) => {
   }
   t.throws(() => records.name.decode('names/x', Uint8Array.of(0xff)), { code: 'CORRUPT', message: /names\/x/ });
   t.throws(() => records.volume.encode({ ...volume, sizeBytes: -1 }), { message: /sizeBytes/ });
+});
+
+t.test('a volume of an impossible geometry is CORRUPT', async (t) => {
+  const impossible = [
+    { sizeBytes: 0 },
+    { sizeBytes: 2 ** 50 },
+    { replicas: 0 },
+    { replicas: 4 },
+    { minInSync: 0 },
+    { minInSync: 4 },
+    { stripeWidth: 0 },
+    { stripeWidth: 2 ** 20 },
+    { segmentBytes: 0 },
+    { segmentBytes: 2 ** 30 + 4096 },
+    { segmentBytes: 2 ** 40 },
+  ];
+  for (const field of impossible) {
+    const bytes = records.volume.encode({ ...volume, ...field });
+    t.throws(
+      () => records.volume.decode('volumes/v1', bytes),
+      { code: 'CORRUPT', message: /geometry/ },
+      JSON.stringify(field),
+    );
+  }
+});
+
+t.test('property: any bytes are a record or CORRUPT', async () => {
+  const valid = records.volume.encode(volume);
+  const bytes = fc.oneof(
+    fc.uint8Array({ maxLength: 120 }),
+    fc.tuple(fc.nat(valid.length - 1), fc.nat(255)).map(([at, value]) => valid.with(at, value)),
+    fc.nat(valid.length).map((cut) => valid.subarray(0, cut)),
+  );
+  const property = fc.property(bytes, fc.constantFrom(...Object.values(records)), (value, codec) => {
+    try {
+      codec.decode('some/key', value);
+    } catch (error) {
+      if (!(error instanceof BraidError) || error.code !== 'CORRUPT') throw error;
+    }
+    return true;
+  });
+  fc.assert(property, { numRuns: 3_000, seed: 5 });
 });
 
 t.test('records are read and listed from a store', async (t) => {

@@ -32,6 +32,7 @@ function setUp() {
   const submit = (tag: number): void => void submitted.push(tag);
   const disk: Disk = {
     ...{ sizeBytes: 8 * EXTENT_BYTES, read: submit, write: submit, flush: submit, punch: submit, zero: submit },
+    check: () => Promise.resolve(''),
     close: () => Promise.resolve(),
   };
   const io = new DriveIo({ onOperationIo: () => undefined, onOperationFlushed: () => undefined }, clock);

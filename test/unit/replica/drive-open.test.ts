@@ -4,6 +4,7 @@ import { BraidError } from '../../../daemon/base/errors.js';
 import { EXTENT_BYTES } from '../../../daemon/base/units.js';
 import {
   activityKey,
+  epochKey,
   extentKey,
   freedKey,
   layoutKey,
@@ -57,7 +58,12 @@ t.test('refuses what does not belong here or cannot be right, and says what to d
     [
       'a newer format',
       (driveId) => [{ key: SUPERBLOCK_KEY, value: encodeSuperblock({ ...superblock, driveId, formatVersion: 2 }) }],
-      /upgrade the agent/,
+      /newer than this software: upgrade the agent/,
+    ],
+    [
+      'a format that never was',
+      (driveId) => [{ key: SUPERBLOCK_KEY, value: encodeSuperblock({ ...superblock, driveId, formatVersion: 0 }) }],
+      /format version 0.*replace the drive/,
     ],
     [
       'another cluster',
@@ -70,7 +76,7 @@ t.test('refuses what does not belong here or cannot be right, and says what to d
     [
       'a data area too small',
       (driveId) => [{ key: SUPERBLOCK_KEY, value: encodeSuperblock({ ...superblock, driveId, slotCount: 10 }) }],
-      /restore its size/,
+      /what was cut off is lost/,
     ],
     [
       'a slot out of range',
@@ -90,6 +96,18 @@ t.test('refuses what does not belong here or cannot be right, and says what to d
       'a region beyond any segment',
       () => [{ key: activityKey(volume, 0, 1_024), value: new Uint8Array(16) }],
       /region 1024/,
+    ],
+    ['a short epoch', () => [{ key: epochKey(volume), value: new Uint8Array(3) }], /the epoch of volume aaaaaaaa/],
+    ['a short layout', () => [{ key: layoutKey(volume, 0), value: new Uint8Array(3) }], /the layout of segment 0/],
+    [
+      'a short boot id',
+      () => [{ key: activityKey(volume, 0, 0), value: new Uint8Array(3) }],
+      /the boot id of region 0/,
+    ],
+    [
+      'a key cut short',
+      () => [{ key: extentKey(volume, 0, 7).slice(0, 20), value: record(5) }],
+      /a key of 20 bytes in table 3/,
     ],
     [
       'a segment beyond any volume',
@@ -111,7 +129,7 @@ t.test('refuses a missing store and a missing data area', async (t) => {
   await t.rejects(world.run(world.openDrive(world.random.uuid() as never)), BraidError);
   const directory = directoryOf(world.driveId);
   world.disks.attach(`${directory}/data`, new SimDiskMedia(EXTENT_BYTES));
-  await t.rejects(world.run(world.openDrive(world.driveId)), /restore its size/);
+  await t.rejects(world.run(world.openDrive(world.driveId)), /what was cut off is lost/);
   t.equal(world.media().meta.user, null);
 });
 

@@ -4,7 +4,17 @@ import { BraidError } from '../../../daemon/base/errors.js';
 import { limits } from '../../../daemon/base/limits.js';
 import { BLOCK_BYTES, EXTENT_BYTES, REGION_BYTES } from '../../../daemon/base/units.js';
 import { FLAG, OPCODE, STATUS } from '../../../daemon/protocol/frame.js';
-import { blocks, isSame, World } from './harness.js';
+import { epochKey, extentKey, layoutKey, uuidToBytes } from '../../../daemon/format/keys.js';
+import type { VolumeId } from '../../../daemon/base/ids.js';
+import { must } from '../../../daemon/base/assert.js';
+import { blocks, type Coordinator, isSame, VOLUME, World } from './harness.js';
+
+const volume = uuidToBytes(VOLUME);
+
+function layoutOf(world: World): unknown {
+  const replica = must(world.drive().replicaOf(VOLUME as VolumeId, 0), 'the replica');
+  return world.drive().layoutOf(replica);
+}
 
 t.test('data that does not match its checksum is never returned, and a rewrite repairs it', async (t) => {
   const world = await World.create();
@@ -54,7 +64,7 @@ t.test('checksums of cold regions survive a restart, those of hot ones are forgo
   await world.close();
 });
 
-t.test('EIO is answered IO_ERROR, and what a failed write left is not judged by a checksum', async (t) => {
+t.test('a block that cannot be read is IO_ERROR; the drive serves on', async (t) => {
   const world = await World.create();
   const owner = await world.opened();
   await owner.write(0, blocks(2, 1));
@@ -63,18 +73,104 @@ t.test('EIO is answered IO_ERROR, and what a failed write left is not judged by 
   t.equal(await owner.status(OPCODE.READ, { length: BLOCK_BYTES }), STATUS.IO_ERROR);
   t.ok(isSame(await owner.read(BLOCK_BYTES, BLOCK_BYTES), blocks(1, 2)));
   disk.repair();
-  disk.fail('write', EXTENT_BYTES, BLOCK_BYTES);
-  t.equal(await owner.write(0, blocks(1, 9)), STATUS.IO_ERROR);
-  t.equal(await owner.status(OPCODE.ZERO, { length: BLOCK_BYTES }), STATUS.IO_ERROR);
-  disk.repair();
   t.ok(isSame(await owner.read(0, BLOCK_BYTES), blocks(1, 1)));
-  t.match(world.drive().stats(), {
-    read: { operations: 3, errors: 1, bytes: 2 * BLOCK_BYTES },
-    write: { operations: 2, errors: 1, bytes: 2 * BLOCK_BYTES },
-    trim: { operations: 1, errors: 1, bytes: 0 },
-  });
+  t.match(world.drive().stats(), { read: { operations: 3, errors: 1, bytes: 2 * BLOCK_BYTES } });
   t.ok(world.drive().isServing);
   await world.close();
+});
+
+const NAMES = { [OPCODE.WRITE]: 'WRITE', [OPCODE.ZERO]: 'ZERO', [OPCODE.TRIM]: 'TRIM' };
+
+for (const opcode of [OPCODE.WRITE, OPCODE.ZERO, OPCODE.TRIM]) {
+  t.test(`a ${NAMES[opcode]} that fails with EIO fails the drive, and is not judged by a checksum later`, async (t) => {
+    const world = await World.create();
+    const owner = await world.opened();
+    await owner.write(0, blocks(2, 1));
+    const { disk } = world.media();
+    disk.fail('write', EXTENT_BYTES, BLOCK_BYTES);
+    const payload = opcode === OPCODE.WRITE ? { payload: blocks(1, 9) } : {};
+    t.equal(await owner.status(opcode, { length: BLOCK_BYTES, ...payload }), STATUS.IO_ERROR);
+    t.match(world.failures, [/a write failed with an I\/O error/]);
+    t.notOk(world.drive().isServing);
+    t.equal(await owner.status(OPCODE.READ, { length: BLOCK_BYTES }), STATUS.IO_ERROR, 'nothing is trusted any more');
+    disk.repair();
+    await world.run(world.server.removeDrive(world.driveId));
+    world.server.addDrive(await world.run(world.openDrive(world.driveId)));
+    const later = await world.coordinator();
+    t.match((await later.open(2)).segments, [{ status: STATUS.OK, hotRegions: [0] }]);
+    t.ok(isSame(await later.read(0, 2 * BLOCK_BYTES), blocks(2, 1)));
+    await world.close();
+  });
+}
+
+t.test('a drive whose file vanished fails, though it can be written to', async (t) => {
+  const world = await World.create();
+  const owner = await world.opened();
+  await owner.write(0, blocks(1, 1));
+  await world.forMs(2 * limits.driveCheckMs);
+  t.ok(world.drive().isServing);
+  world.media().disk.problem = '/drive/data has vanished';
+  const later = await world.coordinator();
+  await later.open(2);
+  t.equal(await later.write(0, blocks(1, 1)), STATUS.OK);
+  await world.until(() => world.failures.length > 0, 'it has failed');
+  t.match(world.failures, [/\/drive\/data has vanished/]);
+  t.equal(await later.write(0, blocks(1, 1)), STATUS.IO_ERROR);
+  await world.close();
+});
+
+t.test('metadata that cannot be read any more fails the drive, not the agent', async (t) => {
+  const damage = new BraidError('CORRUPT', 'a page is garbage');
+  const asks: Record<string, (owner: Coordinator) => number> = {
+    'the checksums of a cold region': (owner) => owner.send(OPCODE.READ, { length: BLOCK_BYTES }),
+    'the record of an extent that is stamped anew': (owner) =>
+      owner.send(OPCODE.WRITE, { payload: blocks(1, 1), generation: 2 }),
+    'the epoch': (owner) => owner.send(OPCODE.OPEN, { payload: owner.openPayload(2, [{}]) }),
+  };
+  for (const [what, ask] of Object.entries(asks)) {
+    const world = await World.create();
+    const owner = await world.opened();
+    await owner.write(0, blocks(1, 1));
+    await owner.cool([0]);
+    await world.kill();
+    const later = await world.coordinator();
+    await later.open(1);
+    world.media().meta.damage = damage;
+    const tag = ask(later);
+    await world.until(() => later.replyTo(tag) !== undefined, `${what}: it is answered`);
+    await world.until(() => world.failures.length > 0, `${what}: the drive has failed`);
+    t.match(world.failures, [/a page is garbage/], what);
+    world.media().meta.damage = null;
+    await world.close();
+  }
+});
+
+t.test('stored garbage that comes up later fails the drive, not the agent', async (t) => {
+  const damages: Record<string, { key: Uint8Array; ask: (world: World, owner: Coordinator) => unknown }> = {
+    'an epoch': {
+      key: epochKey(volume),
+      ask: (_world, owner) => owner.send(OPCODE.OPEN, { payload: owner.openPayload(2, [{}]) }),
+    },
+    'an extent': {
+      key: extentKey(volume, 0, 0),
+      ask: (_world, owner) => owner.send(OPCODE.READ, { length: BLOCK_BYTES }),
+    },
+    'a layout': { key: layoutKey(volume, 0), ask: layoutOf },
+  };
+  for (const [what, { key, ask }] of Object.entries(damages)) {
+    const world = await World.create();
+    const owner = await world.opened();
+    await owner.write(0, blocks(1, 1));
+    await owner.cool([0]);
+    await world.kill();
+    const later = await world.coordinator();
+    await later.open(1);
+    world.media().meta.apply([{ key, value: new Uint8Array(3) }]);
+    ask(world, later);
+    await world.until(() => world.failures.length > 0, `${what}: the drive has failed`);
+    t.match(world.failures, [/damaged/], what);
+    await world.close();
+  }
 });
 
 t.test('a full file system under a sparse data area is NO_SPACE', async (t) => {

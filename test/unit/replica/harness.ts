@@ -19,6 +19,7 @@ import {
 import { extentSlot } from '../../../daemon/format/records.js';
 import type { Disk, DiskHandler, DiskOpener } from '../../../daemon/ports/disk.js';
 import type { Log } from '../../../daemon/ports/log.js';
+import type { MetaStoreOpener } from '../../../daemon/ports/meta-store.js';
 import type { ConnectionId, Network } from '../../../daemon/ports/network.js';
 import { NO_BUFFER, POOL_FRONTEND, POOL_PEER, type BufferId, type Pool } from '../../../daemon/ports/slab.js';
 import { Frame, OPCODE, STATUS } from '../../../daemon/protocol/frame.js';
@@ -69,6 +70,8 @@ export class TestNetwork implements Network {
   readonly replies = new Map<string, Sent>();
   readonly closed = new Set<ConnectionId>();
   readonly paused = new Set<ConnectionId>();
+  /** Told of every frame as it leaves. */
+  onSent: (sent: Sent) => void = () => undefined;
 
   constructor(slab: SimSlab) {
     this.#slab = slab;
@@ -100,6 +103,7 @@ export class TestNetwork implements Network {
   }
 
   #keep(sent: Sent): void {
+    this.onSent(sent);
     this.sent.push(sent);
     if (sent.frame.opcode < OPCODE.REPLY) return;
     const name = `${sent.connection}/${sent.frame.tag}`;
@@ -138,6 +142,7 @@ class WatchedDisks implements DiskOpener {
         check(offset);
         disk.zero(tag, offset, length);
       },
+      check: () => disk.check(),
       close: () => disk.close(),
     };
   }
@@ -160,6 +165,13 @@ export interface WorldOptions {
   readonly hotRegionsMax?: number;
   readonly peerPoolBytes?: number;
   readonly diskDelayMsMax?: number;
+  /** Sees everything that a drive asks of its disk and its metadata. */
+  readonly recorder?: PortRecorder | null;
+}
+
+export interface PortRecorder {
+  disks(disks: DiskOpener, slab: SimSlab): DiskOpener;
+  metas(metas: MetaStoreOpener): MetaStoreOpener;
 }
 
 export class World {
@@ -211,6 +223,7 @@ export class World {
       hotRegionsMax: 64,
       peerPoolBytes: 4 * 2 ** 20,
       diskDelayMsMax: 1,
+      recorder: null,
     };
     this.options = { ...defaults, ...options };
     this.random = new SimRandom(this.options.seed);
@@ -246,7 +259,10 @@ export class World {
   openDrive(driveId: DriveId): Promise<ReplicaDrive> {
     const { hotRegionsMax } = this.options;
     const onFailed = (reason: string) => void this.failures.push(reason);
-    const ports = { disks: this.watched, metas: this.metas, slab: this.slab, clock: this.#nodeClock, log: this.log };
+    const { recorder } = this.options;
+    const disks = recorder?.disks(this.watched, this.slab) ?? this.watched;
+    const metas = recorder?.metas(this.metas) ?? this.metas;
+    const ports = { disks, metas, slab: this.slab, clock: this.#nodeClock, log: this.log };
     const directory = directoryOf(driveId);
     return ReplicaDrive.open({
       directory,
@@ -395,6 +411,11 @@ export class Coordinator {
     this.connection = connection;
   }
 
+  /** Of the next request. */
+  get nextTag(): number {
+    return this.#lastTag + 1;
+  }
+
   /** Sends a request; returns its tag. */
   send(opcode: number, fields: Fields = {}): number {
     const tag = ++this.#lastTag;
@@ -481,9 +502,9 @@ export class Coordinator {
     return braid.ListExtentsReply.decode(reply.payload).extents;
   }
 
-  deletePayload(indexes: number[], volumeId = VOLUME): Uint8Array {
+  deletePayload(indexes: number[], volumeId = VOLUME, epoch = 5): Uint8Array {
     const segments = indexes.map((index) => ({ index, driveId: this.world.driveId }));
-    return braid.DeleteRequest.encode({ volumeId, segments }).finish();
+    return braid.DeleteRequest.encode({ volumeId, segments, epoch }).finish();
   }
 
   /** The connection breaks. */
