@@ -8,6 +8,7 @@ import { driveCommand } from './commands/drive.js';
 import { eventsCommand } from './commands/events.js';
 import { initCommand } from './commands/init.js';
 import { nodeCommand } from './commands/node.js';
+import { recoverCommand } from './commands/recover.js';
 import { statusCommand } from './commands/status.js';
 import { topCommand } from './commands/top.js';
 import { volumeCommand } from './commands/volume.js';
@@ -53,7 +54,8 @@ export function buildProgram(surroundings: Surroundings): Command {
     topCommand,
     initCommand,
   ];
-  for (const build of [...groups, demoCommand, completionCommand]) program.addCommand(build(surroundings));
+  for (const build of [...groups, recoverCommand, demoCommand, completionCommand])
+    program.addCommand(build(surroundings));
   configure(program, surroundings);
   return program;
 }

@@ -37,6 +37,7 @@ export interface MainMethods extends StoreMethods {
 export function shardMethods(shard: ShardControl): ShardMethods {
   return {
     openDrive: (driveId, directory) => shard.openDrive(driveId, directory),
+    readDrive: (directory) => shard.readDrive(directory),
     closeDrive: (driveId) => shard.closeDrive(driveId),
     takeVolume: (volumeId) => shard.takeVolume(volumeId),
     releaseVolume: (volumeId) => shard.releaseVolume(volumeId),

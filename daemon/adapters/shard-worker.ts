@@ -81,6 +81,7 @@ function codeOf(failure: (Error & { readonly code?: unknown }) | null): ErrorCod
 function shardControl(rpc: RpcEndpoint<WorkerMethods>, stop: () => Promise<void>): ShardControl {
   return {
     openDrive: (driveId, directory) => rpc.call('openDrive', driveId, directory),
+    readDrive: (directory) => rpc.call('readDrive', directory),
     closeDrive: (driveId) => rpc.call('closeDrive', driveId),
     takeVolume: (volumeId) => rpc.call('takeVolume', volumeId),
     releaseVolume: (volumeId) => rpc.call('releaseVolume', volumeId),

@@ -7,6 +7,7 @@ import { addSchemas } from './routes/documented.js';
 import { driveRoutes } from './routes/drives.js';
 import { forcePrimaryRoutes } from './routes/force-primary.js';
 import { healthRoutes } from './routes/health.js';
+import { recoveryRoutes } from './routes/recovery.js';
 import { volumeRoutes } from './routes/volumes.js';
 
 export async function buildServer(api: ApiDependencies): Promise<Api> {
@@ -18,6 +19,7 @@ export async function buildServer(api: ApiDependencies): Promise<Api> {
   volumeRoutes(app, api);
   attachRoutes(app, api);
   forcePrimaryRoutes(app, api);
+  recoveryRoutes(app, api);
   await app.ready();
   return app;
 }

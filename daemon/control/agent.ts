@@ -8,6 +8,7 @@ import type { ClusterStore, LeaseId } from '../ports/cluster-store.js';
 import { sleep, type Clock } from '../ports/clock.js';
 import type { DeviceAttacher } from '../ports/device.js';
 import type { DriveFormatter } from '../ports/drive-formatter.js';
+import type { DriveMemory } from '../ports/kept-drive.js';
 import type { Log } from '../ports/log.js';
 import type { Random } from '../ports/random.js';
 import type { MoveReplicas, ShardStats, VerifyReport } from '../ports/shard.js';
@@ -25,6 +26,7 @@ import { LeftReplicas } from './left-replicas.js';
 import { controlLimits } from './limits.js';
 import { PrimaryForcer } from './force-primary.js';
 import { NodeRegistrar } from './node-registrar.js';
+import { Recovery } from './recovery.js';
 import { Volumes } from './volumes.js';
 
 export interface AgentOptions {
@@ -37,6 +39,7 @@ export interface AgentOptions {
   readonly shards: readonly ShardHandle[];
   readonly devices: DeviceAttacher;
   readonly formatter: DriveFormatter;
+  readonly memory: DriveMemory;
 }
 
 export class Agent {
@@ -50,21 +53,23 @@ export class Agent {
   readonly volumes: Volumes;
   readonly attachRequests: AttachRequests;
   readonly forcer: PrimaryForcer;
+  readonly recovery: Recovery;
   #isStarted = false;
   #stopping: Promise<void> | null = null;
 
-  constructor({ devices, formatter, ...context }: AgentOptions) {
+  constructor({ devices, formatter, memory, ...context }: AgentOptions) {
     this.context = context;
     const lease = (): LeaseId | null => this.registrar.lease;
     this.attachments = new AttachmentController(context, devices, lease);
     this.registrar = new NodeRegistrar(context, this.attachments);
-    this.drives = new DriveController(context, formatter);
+    this.drives = new DriveController(context, formatter, memory);
     this.deletions = new DeletionController(context, (driveId) => this.drives.isOpen(driveId));
     this.leftReplicas = new LeftReplicas(context, () => this.drives.open());
     this.settings = new ClusterSettings(context);
     this.volumes = new Volumes(context, lease);
     this.attachRequests = new AttachRequests(context);
     this.forcer = new PrimaryForcer(context);
+    this.recovery = new Recovery(context, this.drives);
   }
 
   /**
@@ -172,6 +177,8 @@ async function reasonOf(check: Promise<unknown>, what: string, reasons: string[]
 
 export interface ClusterDefaults {
   readonly name: string;
+  /** Of the cluster that this node has drives of, if any: an empty store is to be rebuilt from them. */
+  readonly id?: string | undefined;
   readonly random: Random;
   readonly clock: Clock;
 }
@@ -181,7 +188,7 @@ export const CLUSTER_FORMAT_VERSION = 1;
 /** The cluster's record; made on an empty store, by whichever agent is first. */
 export async function ensureCluster(
   store: ClusterStore,
-  { name, random, clock }: ClusterDefaults,
+  { name, id, random, clock }: ClusterDefaults,
 ): Promise<ClusterRecord> {
   const state = new ClusterState(store);
   const key = storeKeys.cluster;
@@ -190,7 +197,7 @@ export async function ensureCluster(
     if (found !== null) return checkCluster(found.value);
     const createdMs = Math.floor(clock.wallMs());
     const record = {
-      id: random.uuid(),
+      id: id ?? random.uuid(),
       name,
       formatVersion: CLUSTER_FORMAT_VERSION,
       createdMs,

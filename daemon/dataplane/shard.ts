@@ -38,6 +38,8 @@ import { braid } from '../protocol/generated/messages.js';
 import { readRecord } from '../ports/stored-records.js';
 import { records } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
+import type { KeptDrive } from '../ports/kept-drive.js';
+import { readKeptState } from '../replica/kept-state.js';
 import { ReplicaDrive } from '../replica/drive.js';
 import { ReplicaServer } from '../replica/server.js';
 import { LOOPBACK, Switchboard } from './switchboard.js';
@@ -237,6 +239,10 @@ export class Shard implements ShardControl {
     });
     this.#replicas.addDrive(drive);
     return { slotCount: drive.slotCount };
+  }
+
+  readDrive(directory: string): Promise<KeptDrive> {
+    return readKeptState(this.#parts.metas, directory);
   }
 
   closeDrive(driveId: DriveId): Promise<void> {

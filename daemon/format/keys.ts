@@ -7,7 +7,7 @@ import { assert } from '../base/assert.js';
 export const TABLE = { SUPERBLOCK: 0, EPOCH: 1, LAYOUT: 2, EXTENT: 3, ACTIVITY: 4, FREED: 5, VOLUME: 6 } as const;
 
 /** Keys are exactly this long, by table. */
-const KEY_BYTES: readonly (number | undefined)[] = [1, 17, 21, 25, 25, 5];
+const KEY_BYTES: readonly (number | undefined)[] = [1, 17, 21, 25, 25, 5, 17];
 
 /** Whether a key is one that this version writes. */
 export function isKnownKey(key: Uint8Array): boolean {

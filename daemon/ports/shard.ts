@@ -3,6 +3,7 @@
  * Everything here is plain data (structured clone), and slow path only.
  */
 import type { DriveId, NodeId, VolumeId } from '../base/ids.js';
+import type { KeptDrive } from './kept-drive.js';
 import type { OperationCounters } from '../base/operation-counters.js';
 
 export type VolumeState = 'opening' | 'reconciling' | 'serving' | 'suspended' | 'fenced' | 'releasing';
@@ -116,6 +117,8 @@ export interface ShardStats {
 export interface ShardControl {
   /** Opens a formatted drive and serves its replicas. Rejects with `BraidError` (DRIVE, CORRUPT, CONFLICT, ...) and leaves everything else as it was. */
   openDrive(driveId: DriveId, directory: string): Promise<{ readonly slotCount: number }>;
+  /** What a drive keeps of the cluster; it must not be open. Rejects with `BraidError` (DRIVE, CORRUPT) and changes nothing. */
+  readDrive(directory: string): Promise<KeptDrive>;
   /** Stops serving the drive after its I/O has ended. */
   closeDrive(driveId: DriveId): Promise<void>;
   /**

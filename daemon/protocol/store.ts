@@ -14,6 +14,7 @@
  * left/<driveId>/<volumeId>/<index>  volume name: a copy that is not part of its segment any more; its node removes both
  * creating/<volumeId>            empty, under the creator's lease: its records are being written
  * status/<volumeId>              VolumeStatus, under the owner's node lease
+ * recovering                     empty: the store is being rebuilt from the drives, and not complete
  * events/<timeMs><random>        Event; oldest are pruned
  * ```
  */
@@ -29,11 +30,13 @@ export const storeKeys = {
   drive: (id: DriveId) => `drives/${id}`,
   volumes: 'volumes/',
   volume: (id: VolumeId) => `volumes/${id}`,
+  names: 'names/',
   name: (name: string) => `names/${name}`,
   owners: 'owners/',
   owner: (id: VolumeId) => `owners/${id}`,
   attachments: 'attachments/',
   attachment: (id: VolumeId) => `attachments/${id}`,
+  segmentsAll: 'segments/',
   segments: (id: VolumeId) => `segments/${id}/`,
   segment: (id: VolumeId, index: number) => `segments/${id}/${index.toString(16).padStart(5, '0')}`,
   leftAll: 'left/',
@@ -42,5 +45,6 @@ export const storeKeys = {
     `left/${driveId}/${id}/${index.toString(16).padStart(5, '0')}`,
   statuses: 'status/',
   status: (id: VolumeId) => `status/${id}`,
+  recovering: 'recovering',
   events: 'events/',
 } as const;

@@ -24,10 +24,12 @@ import { FLAG, OPCODE, STATUS, type Status } from '../protocol/frame.js';
 import { ActivityLog } from './activity-log.js';
 import { ChecksumTable } from './checksums.js';
 import { type CommitPlanner, Committer, PLAN } from './committer.js';
-import { DRIVE_TICK_MS, DriveIo, type DriveIoHandler, type DriveIoStats } from './drive-io.js';
+import { DRIVE_TICK_MS, DriveIo, type DriveIoHandler } from './drive-io.js';
+import { DriveFiles } from './drive-files.js';
 import { checkDataArea, type DriveContents, loadContents, readSuperblock, replicaKey } from './drive-loader.js';
 import { type DriveFormat, formatDrive } from './drive-format.js';
 import { DriveMaintenance, type RegionsToCool, type SegmentToOpen, type VolumeToOpen } from './drive-maintenance.js';
+import type { DriveStats } from './drive-stats.js';
 import { ExtentPlanner, NEED } from './extent-planner.js';
 import { FreedSlots } from './freed-slots.js';
 import { MapAhead } from './map-ahead.js';
@@ -36,8 +38,6 @@ import { regionOf, type Replica } from './replica.js';
 
 const ENOSPC = -28;
 const EIO = -5;
-/** Ticks between looks at whether the drive's files are still there. */
-const CHECK_TICKS = Math.ceil(limits.driveCheckMs / DRIVE_TICK_MS);
 /** Blocks reported as damaged, so that a client that reads one again and again fills no log. */
 const REPORTED_BLOCKS_MAX = 1_024;
 
@@ -71,19 +71,6 @@ export interface DriveHost {
   onFailed(drive: ReplicaDrive, reason: string): void;
 }
 
-/** What a drive has done since it was opened. */
-export interface DriveStats extends DriveIoStats {
-  readonly checksumMismatches: number;
-  readonly isServing: boolean;
-  readonly slotCount: number;
-  readonly freeSlots: number;
-  readonly replicas: number;
-  readonly hotRegions: number;
-  readonly activations: number;
-  readonly commits: number;
-  readonly metaBytes: number;
-}
-
 type DriveState = 'loaded' | 'serving' | 'closing' | 'failed' | 'closed';
 
 export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
@@ -98,14 +85,13 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
   readonly #checksums: ChecksumTable;
   readonly #activity: ActivityLog;
   readonly #freed: FreedSlots;
+  readonly #files: DriveFiles;
   readonly #ahead: MapAhead;
   readonly #pressureRegions: number;
   readonly #reportedBlocks = new Set<string>();
   #state: DriveState = 'loaded';
   #failure = '';
   #checksumMismatches = 0;
-  #ticks = 0;
-  #isChecking = false;
   #timer: Timer | null = null;
   // Set by `attach`, before any operation.
   #host!: DriveHost;
@@ -163,6 +149,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     this.#activity = new ActivityLog(hotRegionsMax, this.#checksums, uuidToBytes(options.bootId));
     for (const { replica, region, bootId } of contents.hotRegions) this.#activity.restore(replica, region, bootId);
     this.#freed = new FreedSlots(this.#io, contents.allocator, this.#log, () => this.#onFreed());
+    this.#files = new DriveFiles(this.#io, meta, (problem) => this.fail(problem));
     this.#ahead = new MapAhead(contents.allocator, this.#checksums, contents.replicas);
   }
 
@@ -587,17 +574,8 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
       if (this.#io.tick()) this.fail(`an operation did not end within ${limits.driveTimeoutMs} ms`);
       else if (this.#committer.tick(DRIVE_TICK_MS))
         this.fail(`a metadata commit did not end within ${limits.driveTimeoutMs} ms`);
-      else if (++this.#ticks % CHECK_TICKS === 0) void this.#checkFiles();
+      else this.#files.tick();
     });
-  }
-
-  /** A file that was removed or replaced goes on working, until it is closed and everything in it is lost. */
-  async #checkFiles(): Promise<void> {
-    if (this.#isChecking) return;
-    this.#isChecking = true;
-    const problem = (await this.#io.check()) || (await this.#meta.check());
-    this.#isChecking = false;
-    if (problem !== '') this.fail(problem);
   }
 }
 

@@ -98,10 +98,8 @@ function untilEmpty(cluster: TestCluster, drive: string): Promise<void> {
 t.test('a copy moves to another drive of its node under fio --verify, and its old drive is empty', async (t) => {
   const cluster = await startCluster(t);
   const uri = await cluster.serve(0, { name: 'vol', size: 256 * MIB, replicas: 3 });
-  const fio = startFio(uri, 12, cluster.directory);
-  t.teardown(() => fio.process.kill('SIGKILL'));
-  const written = async () => (await cluster.client(0).stats()).volumes[0]?.write.bytes ?? 0;
-  await cluster.waitFor(async () => (await written()) > 16 * MIB, 30_000, 'fio writes');
+  const fio = startFio(t, uri, 12, cluster.directory);
+  await cluster.waitForWrites(0, 16 * MIB, 'fio writes');
   const [from, to] = [await firstDrive(cluster, 2), await addDrive(cluster, 2)];
   await t.rejects(cluster.client(1).moveReplica('vol', { from: await firstDrive(cluster, 1), to }), {
     code: 'CONFLICT',
@@ -109,8 +107,7 @@ t.test('a copy moves to another drive of its node under fio --verify, and its ol
   });
   t.ok((await cluster.client(1).moveReplica('vol', { from, to })).segments > 0, 'asked at a node that does not own it');
   await untilMoved(cluster, from, to);
-  const { code, output } = await fio.ended;
-  t.equal(code, 0, `fio has seen no error and every byte is right${code === 0 ? '' : `: ${output}`}`);
+  await fio.expectVerified();
   await cluster.expectIdentical(t, 0, 'vol', 3);
   const messages = (await cluster.events(0)).map(({ message }) => message).join('\n');
   t.match(messages, /the copy on drive .* has replaced the one on drive/);

@@ -23,6 +23,8 @@ export interface Dimensions {
   readonly faults: ExtraFaults;
   /** The client's pauses are this many times as long, so that outages and resyncs fall into its run. */
   readonly pace: number;
+  /** What happens to all nodes at once when the client has done its work, before everything heals: nothing overwrites what that leaves. */
+  readonly ending: 'calm' | 'kill' | 'blackout';
   /** One drive has fewer slots than the client touches extents. */
   readonly isTight: boolean;
 }
@@ -36,6 +38,7 @@ export const PLAIN: Dimensions = {
   world: {},
   faults: { blackout: 0, full: 0, broken: 0, replace: 0 },
   pace: 1,
+  ending: 'calm',
   isTight: false,
 };
 
@@ -48,7 +51,8 @@ export function drawDimensions(random: SimRandom): Dimensions {
   const weight = (): number => (random.chance(0.35) ? random.between(0, 1) : 0);
   const faults = { blackout: weight(), full: weight(), broken: weight() };
   const pace = random.pick([1, 10, 40]);
+  const ending = random.pick(['calm', 'kill', 'blackout'] as const);
   // Drawn last: seeds of before go on meaning what they meant.
   const replace = nodes > copies.replicas ? weight() : 0;
-  return { world: { nodes, ...copies, slotCounts }, faults: { ...faults, replace }, pace, isTight };
+  return { world: { nodes, ...copies, slotCounts }, faults: { ...faults, replace }, pace, ending, isTight };
 }

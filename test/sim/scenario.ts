@@ -16,7 +16,7 @@ import { POOL_FRONTEND, POOL_INTERNAL, POOL_PEER } from '../../daemon/ports/slab
 import { records } from '../../daemon/protocol/records.js';
 import { storeKeys } from '../../daemon/protocol/store.js';
 import { SimClient } from './client.js';
-import { drawDimensions, PLAIN, TIGHT_EXTENTS, type Dimensions, type ExtraFaults } from './dimensions.js';
+import { drawDimensions, PLAIN, TIGHT_EXTENTS, type Dimensions } from './dimensions.js';
 import { Operator } from './operator.js';
 import { Oracle } from './oracle.js';
 import { SimWorld, turn } from './world/sim-world.js';
@@ -28,7 +28,23 @@ export interface ScenarioOptions {
   readonly operations: number;
   /** Without the dimensions of dimensions.ts. */
   readonly plain: boolean;
+  /** Only these faults, all with the same weight, instead of those that the seed would draw. */
+  readonly faults?: readonly FaultKind[];
 }
+
+export const FAULT_KINDS = [
+  'kill',
+  'power',
+  'cut',
+  'reset',
+  'freeze',
+  'move',
+  'blackout',
+  'full',
+  'broken',
+  'replace',
+] as const;
+export type FaultKind = (typeof FAULT_KINDS)[number];
 
 export interface ScenarioResult {
   readonly seed: number;
@@ -47,7 +63,7 @@ const HEAL_LIMIT_MS = 120_000;
 const POWER_LOSS_APART_MS = 18_000;
 
 /** Weights of the faults in this run: some runs see only some of them (swarm testing). */
-type Faults = Record<'kill' | 'power' | 'cut' | 'reset' | 'freeze' | 'move', number> & ExtraFaults;
+type Faults = Record<FaultKind, number>;
 
 class Scenario {
   readonly #world: SimWorld;
@@ -86,6 +102,8 @@ class Scenario {
       move: weight(),
       ...this.#dimensions.faults,
     };
+    const { faults } = options;
+    if (faults !== undefined) for (const kind of FAULT_KINDS) this.#faults[kind] = faults.includes(kind) ? 1 : 0;
     this.#pauseMs = this.#random.pick([100, 400, 1_500]);
     const extents = [0, 1, 2, 8, 9, 40].slice(0, 2 + this.#random.below(5));
     this.#client = new SimClient(this.#oracle, this.#random.fork('client'), {
@@ -194,16 +212,15 @@ class Scenario {
   }
 
   #fault(): void {
-    const kinds = Object.keys(this.#faults) as (keyof Faults)[];
-    const total = kinds.reduce((sum, kind) => sum + this.#faults[kind], 0);
+    const total = FAULT_KINDS.reduce((sum, kind) => sum + this.#faults[kind], 0);
     if (total === 0) return;
     let dice = this.#random.between(0, total);
-    const kind = kinds.find((candidate) => (dice -= this.#faults[candidate]) < 0) ?? 'reset';
+    const kind = FAULT_KINDS.find((candidate) => (dice -= this.#faults[candidate]) < 0) ?? 'reset';
     this.#faultCount++;
     this.#apply(kind);
   }
 
-  #apply(kind: keyof Faults): void {
+  #apply(kind: FaultKind): void {
     const world = this.#world;
     const index = this.#random.below(world.options.nodes);
     const node = world.nodes[index];
@@ -404,6 +421,7 @@ class Scenario {
     this.#healing = true;
     this.#operator.rest();
     world.log('healing');
+    this.#end();
     const areWell = (): boolean => this.#frozen.size === 0 && this.#full === null && this.#broken === null;
     await world.runUntil(areWell, 20_000);
     world.fabric.healAll();
@@ -422,6 +440,11 @@ class Scenario {
     await this.#untilDeleted();
     await world.runUntil(() => false, 100);
     this.#checkBuffers();
+  }
+
+  #end(): void {
+    if (this.#dimensions.ending === 'blackout') this.#blackout();
+    else if (this.#dimensions.ending === 'kill') this.#world.nodes.forEach((_, index) => this.#crash(index, false));
   }
 
   /** Nothing is left of volumes that were deleted, on no drive and not in the cluster store. */

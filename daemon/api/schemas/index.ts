@@ -5,5 +5,6 @@ export * from './drive.js';
 export * from './event.js';
 export * from './force.js';
 export * from './health.js';
+export * from './recovery.js';
 export * from './stats.js';
 export * from './volume.js';

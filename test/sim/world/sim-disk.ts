@@ -173,6 +173,7 @@ export class SimDisk implements Disk {
   readonly #options: SimDiskOptions;
   readonly #handler: DiskHandler;
   readonly #inFlight = new Map<number, InFlight>();
+  readonly #held = new Set<InFlight>();
   /** Operations whose time has come while the drive is stalled. */
   #overdue: InFlight[] | null = null;
   #state: 'open' | 'closing' | 'closed' | 'crashed' = 'open';
@@ -273,6 +274,15 @@ export class SimDisk implements Disk {
     for (const operation of overdue) this.#end(operation);
   }
 
+  /** What is in flight now does not end before the function that it returns is called; what comes later goes on. */
+  hold(): () => void {
+    const held = [...this.#inFlight.values()];
+    for (const operation of held) this.#held.add(operation);
+    return () => {
+      for (const operation of held) if (this.#held.delete(operation)) this.#end(operation);
+    };
+  }
+
   /** The node lost power: nothing is ever called back, and the media is free for another. */
   crash(): void {
     if (this.#state === 'closed' || this.#state === 'crashed') return;
@@ -330,6 +340,7 @@ export class SimDisk implements Disk {
   }
 
   #onTime(operation: InFlight): void {
+    if (this.#held.has(operation)) return;
     if (this.#overdue !== null) this.#overdue.push(operation);
     else this.#end(operation);
   }

@@ -78,10 +78,11 @@ export class SimMetaMedia {
     }
   }
 
-  /** Whether a key other than its epoch's names the volume. */
+  /** Whether more of the volume is there than what stays when it is deleted: its epoch and its record. */
   mentions(volume: Uint8Array): boolean {
     const text = textOf(volume);
-    return [...this.#entries.keys()].some((key) => key.charCodeAt(0) !== TABLE.EPOCH && key.startsWith(text, 1));
+    const stays: readonly number[] = [TABLE.EPOCH, TABLE.VOLUME];
+    return [...this.#entries.keys()].some((key) => !stays.includes(key.charCodeAt(0)) && key.startsWith(text, 1));
   }
 
   usedBytes(): number {

@@ -58,6 +58,10 @@ export class SimFabric {
     this.#cut.add(`${from}>${to}`);
   }
 
+  heal(from: string, to: string): void {
+    this.#cut.delete(`${from}>${to}`);
+  }
+
   healAll(): void {
     this.#cut.clear();
   }

@@ -160,6 +160,8 @@ export class SimNode {
       shards: [{ control: this.shard, addresses: { dataAddress: id, nbdSocketPath: `/run/${id}.sock` } }],
       devices: this.devices,
       formatter: this.#formatter(),
+      // Here the cluster store is never lost.
+      memory: { read: () => Promise.resolve(null), write: () => Promise.resolve() },
     });
   }
 

@@ -54,6 +54,8 @@ t.test('a body is required where the request means nothing without it', async (t
     cancelMove: false,
     detachVolume: false,
     moveReplica: true,
+    readDrives: false,
+    recover: false,
   });
 });
 

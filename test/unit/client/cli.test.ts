@@ -380,3 +380,40 @@ t.test('volume force-primary says what may be lost, and does nothing that was no
   t.same(asked().at(5), { drive: 'd-1', segment: 2, acceptLoss: true });
   t.equal((await braidAsked(api.url, 'data', '--json', ...command)).code, 2, 'a machine is not asked');
 });
+
+t.test('recover shows the plan, wants doubts decided, asks, and says what comes next', async (t) => {
+  const volume = { id: 'v-1', name: 'data', sizeBytes: 2 ** 30, decision: 'restore', doubts: [] as string[] };
+  const plan = {
+    ...{ done: false, clusterId: 'c-1', mustRestart: true, problems: [] as string[], volumes: [volume] },
+    drives: [{ id: 'd-1', node: 'a', path: '/srv/a', state: 'unreadable', reason: 'EIO' }],
+  };
+  let answer = plan;
+  const api = await startApi(t, {
+    'POST /v1/recovery': ({ body }: Asked) => ({ ...answer, done: (body as { dryRun?: boolean }).dryRun !== true }),
+  });
+  const shown = await braid(api.url, 'recover', '--plan', '--cluster', 'c-1', '--drive', 'a=/srv/a', '--skip', 'x');
+  t.equal(shown.code, 0);
+  t.match(shown.stdout, /d-1 +a +unreadable +\/srv\/a[^]*! \/srv\/a: EIO[^]*data +1 GiB +restore +v-1/);
+  const request = { skip: ['x'], clusterId: 'c-1', drives: [{ node: 'a', path: '/srv/a' }], dryRun: true };
+  t.same(
+    api.asked.map(({ body }) => body),
+    [request],
+    'nothing else was asked',
+  );
+  t.match(await braid(api.url, 'recover'), { code: 2, stderr: /nothing was changed/ });
+  const done = await braidAsked(api.url, 'recover', 'recover');
+  t.match(done, { code: 0, stdout: /Restored: 1 volume\nRestart all agents now.*\nNext: braid volume attach data/ });
+  answer = { ...plan, volumes: [{ ...volume, decision: 'ambiguous', doubts: ['drive d-2 is not there'] }] };
+  const before = api.asked.length;
+  const doubtful = await braid(api.url, 'recover', '--yes');
+  t.match(doubtful, { code: 4, stdout: /! data: drive d-2 is not there[^]*To decide: --accept data or --skip data/ });
+  t.match(await braid(api.url, '--json', 'recover', '--yes'), {
+    code: 4,
+    stdout: /volume data: drive d-2 is not there/,
+  });
+  t.ok(
+    api.asked.slice(before).every(({ body }) => (body as { dryRun?: boolean }).dryRun),
+    'it was not even tried',
+  );
+  t.match(await braid(api.url, 'recover', '--drive', '/srv/a'), { code: 2, stderr: /A drive is NODE=DIRECTORY/ });
+});

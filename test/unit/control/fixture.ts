@@ -5,6 +5,7 @@ import { Events } from '../../../daemon/control/events.js';
 import { BraidError, type ErrorCode } from '../../../daemon/base/errors.js';
 import type { DriveId, NodeId, VolumeId } from '../../../daemon/base/ids.js';
 import type { DeviceAttacher } from '../../../daemon/ports/device.js';
+import type { DriveMemory, KeptDrive, KnownDrives } from '../../../daemon/ports/kept-drive.js';
 import type { DriveFormatter, FormatRequest } from '../../../daemon/ports/drive-formatter.js';
 import type { Log } from '../../../daemon/ports/log.js';
 import type {
@@ -43,6 +44,8 @@ export class FakeShard implements ShardControl {
   readonly failures = new Map<string, BraidError[]>();
   readonly calls: string[] = [];
   failedDrives = new Map<DriveId, string>();
+  /** What is on drives, by directory. */
+  readonly kept = new Map<string, KeptDrive>();
   /** Drives that do not answer: opening and closing them takes until they are taken out of here. */
   readonly hanging = new Map<DriveId, Promise<void>>();
   readonly uncertain = new Map<DriveId, readonly number[]>();
@@ -82,6 +85,13 @@ export class FakeShard implements ShardControl {
     await this.hanging.get(driveId);
     this.drives.set(driveId, directory);
     return { slotCount: 8 };
+  }
+
+  async readDrive(directory: string): Promise<KeptDrive> {
+    this.#called('readDrive');
+    const kept = this.kept.get(directory);
+    if (kept === undefined) throw new BraidError('DRIVE', `${directory} cannot be read`);
+    return kept;
   }
 
   async closeDrive(driveId: DriveId): Promise<void> {
@@ -264,6 +274,19 @@ export class FakeFormatter implements DriveFormatter {
   }
 }
 
+/** A node's data directory. */
+export class FakeMemory implements DriveMemory {
+  known: KnownDrives | null = null;
+
+  async read(): Promise<KnownDrives | null> {
+    return this.known;
+  }
+
+  async write(known: KnownDrives): Promise<void> {
+    this.known = known;
+  }
+}
+
 export interface TestNode {
   readonly name: string;
   readonly id: NodeId;
@@ -271,6 +294,7 @@ export interface TestNode {
   readonly shard: FakeShard;
   readonly devices: FakeDevices;
   readonly formatter: FakeFormatter;
+  readonly memory: FakeMemory;
   readonly store: SimClusterStore;
   readonly clock: SimNodeClock;
   readonly state: ClusterState;
@@ -282,6 +306,7 @@ export class World {
   readonly storeState: SimStoreState;
   /** Sees everything at once; for the test's own looks. */
   readonly state: ClusterState;
+  readonly #memories = new Map<string, FakeMemory>();
   #incarnations = 0;
 
   constructor(seed: string) {
@@ -301,6 +326,8 @@ export class World {
     const shard = new FakeShard(state, id, incarnation);
     const devices = new FakeDevices();
     const formatter = new FakeFormatter();
+    const memory = this.#memories.get(name) ?? new FakeMemory();
+    this.#memories.set(name, memory);
     const random = this.random.fork(`${name}/${incarnation}`);
     const common = { state, clock, random, log: silentLog };
     const addresses = {
@@ -311,10 +338,16 @@ export class World {
     };
     const agent = new Agent({
       ...common,
-      ...{ devices, formatter, shards: [{ control: shard, addresses }], events: new Events({ ...common, nodeId: id }) },
+      ...{
+        devices,
+        formatter,
+        memory,
+        shards: [{ control: shard, addresses }],
+        events: new Events({ ...common, nodeId: id }),
+      },
       node: { clusterId: 'c1', id, name, incarnation, version: '0.1.0', labels: { rack: name.slice(-1) } },
     });
-    return { name, id, agent, shard, devices, formatter, store, clock, state };
+    return { name, id, agent, shard, devices, formatter, memory, store, clock, state };
   }
 
   /** Agents node-a, node-b, ... that are started, each with one drive of 1 GiB. At most as many as asked are there. */
