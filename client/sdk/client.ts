@@ -142,6 +142,17 @@ export class BraidClient {
     return this.#request('POST', `${volumePath(name)}/verify`, schemas.VerifyReport, options);
   }
 
+  /** Moves the copies of an attached volume from one drive to another; answers when that has begun. */
+  moveReplica(name: string, move: api.MoveReplica): Promise<api.MovedReplicas> {
+    const options = { body: move, timeoutMs: 10 * this.#timeoutMs };
+    return this.#request('POST', `${volumePath(name)}/move-replica`, schemas.MovedReplicas, options);
+  }
+
+  /** Gives up moves that are not finished; the old copies stay. */
+  cancelMove(name: string, move: api.CancelMove = {}): Promise<api.MovedReplicas> {
+    return this.#request('POST', `${volumePath(name)}/cancel-move`, schemas.MovedReplicas, { body: move });
+  }
+
   /** Rebuilds an empty cluster store from what the drives keep; with `dryRun` says what would be restored. */
   recover(request: api.Recover = {}): Promise<api.Recovery> {
     return this.#request('POST', '/v1/recovery', schemas.Recovery, { body: request, timeoutMs: RECOVER_TIMEOUT_MS });

@@ -45,6 +45,8 @@ export function shardMethods(shard: ShardControl): ShardMethods {
     servedSegments: (volumeId) => shard.servedSegments(volumeId),
     copiesOf: (volumeId) => shard.copiesOf(volumeId),
     verifyVolume: (volumeId) => shard.verifyVolume(volumeId),
+    moveReplicas: (volumeId, request) => shard.moveReplicas(volumeId, request),
+    cancelMoves: (volumeId, to) => shard.cancelMoves(volumeId, to),
     deleteReplicas: (volumeId, epoch, segments) => shard.deleteReplicas(volumeId, epoch, segments),
     setCopyBandwidth: (bytesPerSecond) => shard.setCopyBandwidth(bytesPerSecond),
     setLeaseDeadline: (deadlineMs) => shard.setLeaseDeadline(deadlineMs),

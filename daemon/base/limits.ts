@@ -22,6 +22,9 @@ export const limits = {
   replicasMax: 3,
   /** Targets of one write: three in-sync copies, and one syncing copy that replaces one of them. */
   targetsPerSegmentMax: 4,
+  /** A copy that is to replace another is given up when its drive cannot be reached or opened for so long, and when it has failed so often. */
+  newcomerAbsentMsMax: 30_000,
+  newcomerFailuresMax: 3,
   segmentBytesDefault: GIB,
   segmentBytesMin: 16 * MIB,
   segmentBytesMax: 4 * GIB,

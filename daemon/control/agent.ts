@@ -3,7 +3,7 @@
  * Knows nothing of processes, threads and files, so the simulator runs it as it is.
  */
 import { asError, BraidError } from '../base/errors.js';
-import type { VolumeId } from '../base/ids.js';
+import type { DriveId, VolumeId } from '../base/ids.js';
 import type { ClusterStore, LeaseId } from '../ports/cluster-store.js';
 import { sleep, type Clock } from '../ports/clock.js';
 import type { DeviceAttacher } from '../ports/device.js';
@@ -11,7 +11,7 @@ import type { DriveFormatter } from '../ports/drive-formatter.js';
 import type { DriveMemory } from '../ports/kept-drive.js';
 import type { Log } from '../ports/log.js';
 import type { Random } from '../ports/random.js';
-import type { ShardStats, VerifyReport } from '../ports/shard.js';
+import type { MoveReplicas, ShardStats, VerifyReport } from '../ports/shard.js';
 import { records, type ClusterRecord } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
 import { AttachRequests } from './attach-requests.js';
@@ -22,6 +22,7 @@ import { ClusterSettings } from './cluster-settings.js';
 import { DeletionController } from './deletions.js';
 import { DriveController } from './drives.js';
 import type { Events } from './events.js';
+import { LeftReplicas } from './left-replicas.js';
 import { controlLimits } from './limits.js';
 import { PrimaryForcer } from './force-primary.js';
 import { NodeRegistrar } from './node-registrar.js';
@@ -47,6 +48,7 @@ export class Agent {
   readonly drives: DriveController;
   readonly attachments: AttachmentController;
   readonly deletions: DeletionController;
+  readonly leftReplicas: LeftReplicas;
   readonly settings: ClusterSettings;
   readonly volumes: Volumes;
   readonly attachRequests: AttachRequests;
@@ -62,6 +64,7 @@ export class Agent {
     this.registrar = new NodeRegistrar(context, this.attachments);
     this.drives = new DriveController(context, formatter, memory);
     this.deletions = new DeletionController(context, (driveId) => this.drives.isOpen(driveId));
+    this.leftReplicas = new LeftReplicas(context, () => this.drives.open());
     this.settings = new ClusterSettings(context);
     this.volumes = new Volumes(context, lease);
     this.attachRequests = new AttachRequests(context);
@@ -81,6 +84,7 @@ export class Agent {
     await this.settings.start();
     await this.attachments.start();
     await this.deletions.start();
+    await this.leftReplicas.start();
     // Garbage costs little: the next start removes it.
     await this.volumes.sweep().catch((error: unknown) => context.log.warn({ err: asError(error) }, 'not swept'));
     this.#isStarted = true;
@@ -114,6 +118,16 @@ export class Agent {
     return Promise.all(this.context.shards.map(({ control }) => control.stats()));
   }
 
+  /** Moves copies of a volume that is attached to this node. */
+  moveReplicas(id: VolumeId, request: MoveReplicas): Promise<number> {
+    return this.attachments.hold(id, (shard) => shard.moveReplicas(id, request));
+  }
+
+  /** Gives up the moves of copies to a drive, or all. */
+  cancelMoves(id: VolumeId, to: DriveId | null): Promise<number> {
+    return this.attachments.hold(id, (shard) => shard.cancelMoves(id, to));
+  }
+
   /** Compares all copies of a volume. It is served here, or nowhere: then this node takes it for that time. */
   verify(id: VolumeId): Promise<VerifyReport> {
     return this.attachments.hold(id, (shard) => shard.verifyVolume(id));
@@ -139,6 +153,7 @@ export class Agent {
     // Volumes are released while the lease is still held; the lease goes only when nothing is served under it.
     const steps: readonly (readonly [string, () => Promise<unknown>])[] = [
       ['settings', () => this.settings.stop()],
+      ['left copies', () => this.leftReplicas.stop()],
       ['deletions', () => this.deletions.stop()],
       ['volumes', () => this.attachments.stop()],
       ['drives', () => this.drives.stop()],

@@ -5,6 +5,7 @@
  * A shard is asked to open a drive only when what it was asked before about that drive has ended: so a drive that hangs is opened again only
  * after its last operation, and no straggler of before can overwrite what is written then (invariant 6).
  */
+import { must } from '../base/assert.js';
 import { asError, BraidError } from '../base/errors.js';
 import type { DriveId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
@@ -13,6 +14,7 @@ import { sleep } from '../ports/clock.js';
 import type { DriveFormatter } from '../ports/drive-formatter.js';
 import type { DriveMemory, KeptDrive, KnownDrives } from '../ports/kept-drive.js';
 import type { StoreWatch } from '../ports/cluster-store.js';
+import type { ShardControl } from '../ports/shard.js';
 import { records, type DriveRecord } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
 import { absent, putRecord, unchanged } from './cluster-state.js';
@@ -105,6 +107,16 @@ export class DriveController {
   /** In the order of their ids. */
   list(): readonly LocalDrive[] {
     return [...this.#drives.values()].map(viewOf).sort((a, b) => (a.record.id < b.record.id ? -1 : 1));
+  }
+
+  /** Those that are open, with their shards. */
+  open(): { readonly driveId: DriveId; readonly shard: ShardControl }[] {
+    return this.list()
+      .filter(({ state }) => state === 'open')
+      .map(({ record }) => ({
+        driveId: record.id as DriveId,
+        shard: must(this.#context.shards[record.shard], 'the shard of an open drive').control,
+      }));
   }
 
   isOpen(id: string): boolean {

@@ -265,7 +265,13 @@ export function planSegments(volume: VolumeRecord, drives: readonly PlacementDri
     return {
       index,
       generation: 1,
-      replicas: chosen.map((driveId) => ({ driveId, inSync: true, syncedGeneration: 0, staleSinceMs: 0 })),
+      replicas: chosen.map((driveId) => ({
+        driveId,
+        inSync: true,
+        syncedGeneration: 0,
+        replaces: '',
+        staleSinceMs: 0,
+      })),
     };
   });
 }

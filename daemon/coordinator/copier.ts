@@ -175,14 +175,14 @@ export class Copier {
     const source = this.#sources(segment, 0)[0];
     if (source === undefined) throw new BraidError('UNAVAILABLE', 'no in-sync copy is connected');
     for (const copy of [source, replica])
-      for (const extent of await this.listExtents(segment, copy, replica.syncedGeneration, false)) extents.add(extent);
+      for (const extent of await this.listExtents(copy, replica.syncedGeneration, false)) extents.add(extent);
     for (const region of replica.hotRegions) {
       for (let index = 0; index < EXTENTS_PER_REGION; index++) extents.add(region * EXTENTS_PER_REGION + index);
     }
     const wanted = [...extents]
       .filter((extent) => extent < this.#options.layout.extentsPerSegment)
       .sort((a, b) => a - b);
-    const allocated = new Set(await this.listExtents(segment, source, 0, true));
+    const allocated = new Set(await this.listExtents(source, 0, true));
     const own = new Set(replica.hotRegions);
     const isOwn = (extent: number): boolean => own.has(Math.floor(extent / EXTENTS_PER_REGION));
     const inOrder = (extents: readonly number[]): number[][] => [
@@ -192,12 +192,7 @@ export class Copier {
     return [...inOrder(wanted.filter(isOwn)), ...inOrder(wanted.filter((extent) => !isOwn(extent)))];
   }
 
-  async listExtents(
-    segment: Segment,
-    replica: Replica,
-    afterGeneration: number,
-    allocatedOnly: boolean,
-  ): Promise<number[]> {
+  async listExtents(replica: Replica, afterGeneration: number, allocatedOnly: boolean): Promise<number[]> {
     const extents: number[] = [];
     let from = 0;
     do {
@@ -205,7 +200,7 @@ export class Copier {
       const reply = await replica.session.peer.call(
         OPCODE.LIST_EXTENTS,
         replica.session.handle,
-        segment.index,
+        replica.number,
         request,
       );
       if (reply.status !== STATUS.OK)
@@ -276,9 +271,9 @@ export class Copier {
 
   /** Not those of a change that a copy lost since then may miss: the generation says which. */
   async #purgeTombstones(segment: Segment): Promise<void> {
-    const { generation, index } = segment;
-    const purge = ({ session }: Replica): Promise<unknown> =>
-      session.peer.call(OPCODE.PURGE_TOMBSTONES, session.handle, index, undefined, (frame) => {
+    const { generation } = segment;
+    const purge = ({ session, number }: Replica): Promise<unknown> =>
+      session.peer.call(OPCODE.PURGE_TOMBSTONES, session.handle, number, undefined, (frame) => {
         frame.generation = generation;
       });
     await Promise.allSettled(segment.replicas.filter((replica) => replica.ready).map(purge));
@@ -530,7 +525,7 @@ export class Copier {
     const replyBuffer = await buffers.alloc(lengthBytes);
     const { session } = source;
     const shape = this.#shape(segment.generation, offsetBytes, lengthBytes, FLAG.INTERNAL);
-    const reply = session.peer.request(OPCODE.READ, session.handle, segment.index, shape, NO_BUFFER, replyBuffer);
+    const reply = session.peer.request(OPCODE.READ, session.handle, source.number, shape, NO_BUFFER, replyBuffer);
     slab.release(replyBuffer); // the network holds it until the reply hands it back
     return reply;
   }
@@ -546,13 +541,13 @@ export class Copier {
     const zeroes = buffer === NO_BUFFER;
     const opcode = zeroes ? (lengthBytes === EXTENT_BYTES ? OPCODE.TRIM : OPCODE.ZERO) : OPCODE.WRITE;
     const shape = this.#shape(segment.generation, offsetBytes, lengthBytes, FLAG.TOMBSTONE, zeroes ? 0 : lengthBytes);
-    const reply = await session.peer.request(opcode, session.handle, segment.index, shape, buffer, NO_BUFFER);
+    const reply = await session.peer.request(opcode, session.handle, target.number, shape, buffer, NO_BUFFER);
     session.writesAcked++; // a FLUSH covers copies too
     if (reply.status === STATUS.OK) return;
-    const message = `writing the copy failed with ${statusName(reply.status)}`;
-    if (reply.status === STATUS.NO_SPACE && target.state !== 'in-sync') throw new BraidError('NO_SPACE', message);
-    this.#membership.replicaFailed(target, statusName(reply.status));
-    throw new BraidError('UNAVAILABLE', message);
+    if (reply.status !== STATUS.NO_SPACE || target.state === 'in-sync')
+      this.#membership.replicaFailed(target, statusName(reply.status));
+    const code = reply.status === STATUS.NO_SPACE ? 'NO_SPACE' : 'UNAVAILABLE';
+    throw new BraidError(code, `writing the copy failed with ${statusName(reply.status)}`);
   }
 
   #shape(

@@ -10,7 +10,7 @@ import { NO_BUFFER, POOL_FRONTEND, POOL_INTERNAL, type BufferId } from '../ports
 import { FLAG, Frame, OPCODE, STATUS, statusName, type Status } from '../protocol/frame.js';
 import type { IoOptions } from './io-options.js';
 import { KIND, PHASE, type OperationTable } from './operations.js';
-import type { Segment } from './segment.js';
+import type { Replica, Segment } from './segment.js';
 
 /** What `VolumeIo` does for its reads. */
 export interface ReadHost {
@@ -57,7 +57,12 @@ export class ReadPath {
     table.phase[row] = merging ? PHASE.MERGING : PHASE.ACTIVE;
     table.source[row] = replica.slot;
     replica.readsInFlight++;
-    const frame = this.#frame.request(OPCODE.READ, table.tag(row, replica.slot), replica.session.handle, segment.index);
+    const frame = this.#frame.request(
+      OPCODE.READ,
+      table.tag(row, replica.slot),
+      replica.session.handle,
+      replica.number,
+    );
     frame.generation = segment.generation;
     frame.epoch = this.#options.epoch;
     frame.offset = table.offset[row] ?? 0;
@@ -66,11 +71,10 @@ export class ReadPath {
     slab.release(buffer);
   }
 
-  onReply(row: number, slot: number, frame: Frame, buffer: BufferId): void {
+  onReply(row: number, replica: Replica, frame: Frame, buffer: BufferId): void {
     const { slab, hooks } = this.#options;
     const table = this.#table;
     const segment = this.#segmentOf(row);
-    const replica = segment.replicaAt(slot);
     const zeroes = (frame.flags & FLAG.ZEROES) !== 0;
     let data = buffer;
     if (data !== NO_BUFFER && (frame.status !== STATUS.OK || zeroes)) {

@@ -23,7 +23,7 @@ export async function verifyReplicas(
   for (const segment of segments) {
     const replicas = segment.replicas.filter((replica) => replica.state === 'in-sync');
     copiesMin = Math.min(copiesMin, replicas.length);
-    const extents = await allocatedExtents(segment, replicas, copier);
+    const extents = await allocatedExtents(replicas, copier);
     await inWindow(extents, async (extent) => {
       const driveIds = await differingDrives(segment, replicas, extent, io);
       if (driveIds.length > 0 && differences.length < 1000)
@@ -36,8 +36,8 @@ export async function verifyReplicas(
 }
 
 /** Every extent that some replica has allocated. */
-async function allocatedExtents(segment: Segment, replicas: readonly Replica[], copier: Copier): Promise<number[]> {
-  const lists = await Promise.all(replicas.map((replica) => copier.listExtents(segment, replica, 0, true)));
+async function allocatedExtents(replicas: readonly Replica[], copier: Copier): Promise<number[]> {
+  const lists = await Promise.all(replicas.map((replica) => copier.listExtents(replica, 0, true)));
   return [...new Set(lists.flat())].sort((a, b) => a - b);
 }
 
@@ -46,7 +46,7 @@ async function differingDrives(segment: Segment, replicas: readonly Replica[], e
   const row = await io.lockExtent(segment.index, extent * EXTENT_BYTES);
   if (row === null) throw new BraidError('FENCED', 'the volume is not owned here any more');
   try {
-    const sums = await Promise.all(replicas.map((replica) => extentChecksums(segment, replica, extent)));
+    const sums = await Promise.all(replicas.map((replica) => extentChecksums(replica, extent)));
     return replicas.filter((_, index) => sums[index] !== sums[0]).map((replica) => replica.driveId);
   } finally {
     io.unlockExtent(row);
@@ -56,9 +56,9 @@ async function differingDrives(segment: Segment, replicas: readonly Replica[], e
 const CRC_OF_ZERO_BLOCK = 0x98f94189;
 
 /** The extent's 32 checksums as text, zeros where nothing is allocated. */
-async function extentChecksums(segment: Segment, replica: Replica, extent: number): Promise<string> {
+async function extentChecksums(replica: Replica, extent: number): Promise<string> {
   const { session } = replica;
-  const reply = await session.peer.checksums(session.handle, segment.index, extent * EXTENT_BYTES);
+  const reply = await session.peer.checksums(session.handle, replica.number, extent * EXTENT_BYTES);
   if (reply.status !== STATUS.OK)
     throw new BraidError(
       'DRIVE',

@@ -26,6 +26,7 @@ import { VolumeIo } from './io.js';
 import { VolumeLayout } from './layout.js';
 import { loadSegments, type LoadedSegments } from './load-segments.js';
 import { Membership } from './membership.js';
+import { Moves } from './moves.js';
 import { Progress } from './progress.js';
 import { RegionTracker } from './regions.js';
 import type { Replica, Segment, SegmentCounts, Session } from './segment.js';
@@ -55,11 +56,12 @@ export class Volume {
   readonly name: string;
   readonly epoch: number;
   readonly io: VolumeIo;
+  readonly moves: Moves;
   readonly #context: CoordinatorContext;
   readonly #ownership: Ownership;
   readonly #layout: VolumeLayout;
   readonly #segments: readonly Segment[];
-  readonly #sessions: readonly Session[];
+  readonly #sessions: Session[];
   readonly #counts: SegmentCounts;
   readonly #regions: RegionTracker;
   readonly #membership: Membership;
@@ -121,6 +123,12 @@ export class Volume {
       membership: this.#membership,
       copier: this.#copier,
       isServing: () => this.#state === 'serving',
+    });
+    this.moves = new Moves({
+      ...{ context, volumeId: id, volumeName: volume.name, segments },
+      membership: this.#membership,
+      copier: this.#copier,
+      wake: () => this.#healer.tick(),
     });
   }
 
@@ -297,13 +305,12 @@ export class Volume {
     const answers = this.#sessions.map(async (session) => {
       const sets = new Map<number, number[]>();
       for (const region of regions) {
-        const segment = this.#regions.segmentOf(region);
         const index = this.#regions.indexInSegment(region);
-        const holds = this.#segments[segment]?.replicas.some(
-          (replica) =>
-            replica.session === session && (replica.state === 'in-sync' || this.#copier.mayCool(replica, index)),
-        );
-        if (holds === true) sets.set(segment, [...(sets.get(segment) ?? []), index]);
+        for (const replica of this.#segments[this.#regions.segmentOf(region)]?.replicas ?? []) {
+          const hasAll = replica.state === 'in-sync' || this.#copier.mayCool(replica, index);
+          if (replica.session !== session || !hasAll) continue;
+          sets.set(replica.number, [...(sets.get(replica.number) ?? []), index]);
+        }
       }
       if (sets.size === 0) return STATUS.OK;
       const list = { sets: [...sets].map(([segment, indices]) => ({ segment, regions: indices })) };
@@ -336,7 +343,7 @@ export class Volume {
     const source = segment?.readSource(0, (replica) => replica.session.peer.nodeId === this.#context.nodeId);
     if (segment === undefined || source === undefined || source === null)
       throw new BraidError('UNAVAILABLE', 'no in-sync copy is connected');
-    return this.#copier.listExtents(segment, source, 0, true);
+    return this.#copier.listExtents(source, 0, true);
   }
 
   /** One at a time: rejects with LIMIT_EXCEEDED while another one runs. */

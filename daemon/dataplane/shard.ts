@@ -25,6 +25,7 @@ import type { MetaStoreOpener } from '../ports/meta-store.js';
 import type { Network, NetworkHandler } from '../ports/network.js';
 import type {
   DriveCopies,
+  MoveReplicas,
   ServedSegment,
   ServedVolume,
   ShardControl,
@@ -327,10 +328,22 @@ export class Shard implements ShardControl {
   }
 
   async verifyVolume(volumeId: VolumeId): Promise<VerifyReport> {
+    return this.#served(volumeId).verify();
+  }
+
+  async moveReplicas(volumeId: VolumeId, request: MoveReplicas): Promise<number> {
+    return this.#served(volumeId).moves.start(request);
+  }
+
+  async cancelMoves(volumeId: VolumeId, to: DriveId | null): Promise<number> {
+    return this.#served(volumeId).moves.cancel(to);
+  }
+
+  #served(volumeId: VolumeId): Volume {
     const volume = this.#volumes.get(volumeId);
     if (volume === undefined)
       throw new BraidError('NOT_FOUND', 'the volume is not served by this shard; attach it first');
-    return volume.verify();
+    return volume;
   }
 
   copiesOf(volumeId: VolumeId): Promise<readonly DriveCopies[]> {

@@ -47,6 +47,16 @@ export interface ServedSegment {
   }[];
 }
 
+/** The copies of a volume's segments on one drive that another drive is to hold instead. */
+export interface MoveReplicas {
+  readonly from: DriveId;
+  readonly to: DriveId;
+  /** Absent: all segments that have a copy there. */
+  readonly segment?: number;
+  /** What is free on the drive that gets them. */
+  readonly freeBytes: number;
+}
+
 /** What a drive that is open says of its copies of a volume. */
 export interface DriveCopies {
   readonly driveId: DriveId;
@@ -129,9 +139,13 @@ export interface ShardControl {
   copiesOf(volumeId: VolumeId): Promise<readonly DriveCopies[]>;
   /** Compares all in-sync replicas of a volume that is served here. */
   verifyVolume(volumeId: VolumeId): Promise<VerifyReport>;
+  /** Moves copies of a volume that is served here; resolves to the number of segments concerned, once their records say so. */
+  moveReplicas(volumeId: VolumeId, request: MoveReplicas): Promise<number>;
+  /** Gives up the moves to a drive, or all; resolves to their number. */
+  cancelMoves(volumeId: VolumeId, to: DriveId | null): Promise<number>;
   /**
-   * Removes the replicas of a deleted volume from the drives of this shard. Idempotent. `epoch` is above that of its last owner, whose late
-   * requests are refused from then on: they would create the replicas anew.
+   * Removes replicas that belong to no segment any more from the drives of this shard. Idempotent. Requests of owners under an epoch below
+   * `epoch` are refused from then on: they would create the replicas anew. Of a deleted volume it is above that of the last owner.
    */
   deleteReplicas(
     volumeId: VolumeId,

@@ -7,7 +7,8 @@ import type { WorldOptions } from './world/sim-world.js';
 
 /**
  * Of a node: killed, without power, cut from another node or from all, its connections reset, frozen. Of a drive: full, with I/O errors, stalled, slow,
- * its metadata not to be written. Of all: without power at once, slow network, slow store. `storeDown`: for one or all; `move`: of the volume.
+ * its metadata not to be written. Of all: without power at once, slow network, slow store. `storeDown`: for one or all; `move`: of the volume;
+ * `replace`: of a copy, to a node that has none.
  */
 export type FaultKind =
   | 'kill'
@@ -19,6 +20,7 @@ export type FaultKind =
   | 'slowNetwork'
   | 'freeze'
   | 'move'
+  | 'replace'
   | 'storeDown'
   | 'slowStore'
   | 'full'
@@ -38,6 +40,7 @@ const CHANCES: FaultWeights = {
   reset: 0.6,
   freeze: 0.5,
   move: 0.6,
+  replace: 0.3,
   blackout: 0.3,
   slowNetwork: 0.3,
   storeDown: 0.35,

@@ -4,7 +4,8 @@
  *
  * `ambush`es come when the volume is in the middle of something (taken over, resynced, reconciled), which chance alone hits too rarely.
  */
-import { BraidError } from '../../daemon/base/errors.js';
+import { asError, BraidError } from '../../daemon/base/errors.js';
+import type { DriveId } from '../../daemon/base/ids.js';
 import { EXTENT_BYTES } from '../../daemon/base/units.js';
 import { records } from '../../daemon/protocol/records.js';
 import { storeKeys } from '../../daemon/protocol/store.js';
@@ -175,6 +176,8 @@ export class Faults {
       case 'move':
         this.#host.move(index);
         return `the operator moves the volume to node-${index}`;
+      case 'replace':
+        return this.#replace(random);
       case 'storeDown':
         return this.#storeDown(index, random);
       case 'slowStore':
@@ -280,6 +283,28 @@ export class Faults {
       });
     });
     return `node-${index} freezes for ${ms} ms`;
+  }
+
+  /** A copy moves to a node that holds none, or such moves are given up. */
+  #replace(random: SimRandom): string | null {
+    const { served, volumeId, storeState, nodes } = this.#world;
+    const key = storeKeys.segment(volumeId, 0);
+    const entry = storeState.get(key);
+    if (served?.node.alive !== true || entry === null) return null;
+    const holders = records.segment.decode(key, entry.value).replicas.map(({ driveId }) => driveId as DriveId);
+    const nodeOf = this.#world.nodesOfDrives();
+    const free = [...nodes.keys()].filter((index) => holders.every((driveId) => nodeOf.get(driveId) !== index));
+    if (free.length === 0) return null;
+    const [from, target] = [random.pick(holders), random.pick(free)];
+    const { shard } = served.node;
+    const isGivenUp = random.chance(0.2);
+    const request = { from, to: this.#world.driveOf(target), freeBytes: Number.MAX_SAFE_INTEGER };
+    const wish = isGivenUp ? shard.cancelMoves(volumeId, null) : shard.moveReplicas(volumeId, request);
+    wish.catch((error: unknown) => {
+      if (!(error instanceof BraidError)) this.#host.fail(error);
+      this.#world.log(`replace: ${asError(error).message}`);
+    });
+    return isGivenUp ? 'the operator gives up moves of copies' : `the operator moves copies to node-${target}`;
   }
 
   // ---- network

@@ -6,6 +6,7 @@ import { asError, BraidError } from '../../daemon/base/errors.js';
 import type { BlockVolume } from '../../daemon/ports/block-volume.js';
 import type { VerifyReport } from '../../daemon/ports/shard.js';
 import { POOL_FRONTEND, POOL_INTERNAL, POOL_PEER } from '../../daemon/ports/slab.js';
+import { storeKeys } from '../../daemon/protocol/store.js';
 import { SimClient } from './client.js';
 import { drawDimensions, TIGHT_EXTENTS, weightsOf, type Dimensions, type FaultKind } from './dimensions.js';
 import { assertEndState, EndStateViolation, isIdle } from './end-state.js';
@@ -267,14 +268,16 @@ class Scenario {
     await assertEndState(world, this.#oracle, this.#random.fork('last power loss'));
   }
 
-  /** Nothing is left of volumes that were deleted, on no drive and not in the cluster store. */
+  /** Nothing is left of volumes that were deleted and of copies that moved away, on no drive and not in the cluster store. */
   async #untilDeleted(): Promise<void> {
     const endMs = this.#world.clock.nowMs() + HEAL_LIMIT_MS;
-    while (this.#operator.remains().length > 0) {
+    const left = () => this.#world.storeState.list(storeKeys.leftAll).entries.map(({ key }) => key);
+    const remains = () => [...this.#operator.remains(), ...left()];
+    while (remains().length > 0) {
       await this.#world.runUntil(() => this.#failure !== null, 500);
       if (this.#failure !== null) throw this.#failure;
       if (this.#world.clock.nowMs() > endMs)
-        throw new LivenessViolation(`deleted, but not gone: ${this.#operator.remains().join(', ')}`);
+        throw new LivenessViolation(`deleted, but not gone: ${remains().join(', ')}`);
     }
   }
 

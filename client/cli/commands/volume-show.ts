@@ -53,7 +53,7 @@ function printSegments(output: Output, segments: readonly Segment[], all: boolea
         index === 0 ? String(segment.index) : '',
         index === 0 ? String(segment.generation) : '',
         replica.node + (replica.alive ? '' : ' (down)'),
-        paintState(output, replica.state),
+        paintState(output, replica.state) + (replica.replaces === undefined ? '' : ' (moves in)'),
         replica.path,
       ]),
     );

@@ -104,6 +104,7 @@ export const Replica = Type.Object({
   path: Type.String({ description: 'Directory of its drive' }),
   state: ReplicaState,
   alive: Type.Boolean({ description: 'Its node is alive' }),
+  replaces: Type.Optional(Type.String({ description: 'Id of the drive whose copy it takes over when it is in sync' })),
 });
 export type Replica = Static<typeof Replica>;
 
@@ -202,6 +203,35 @@ export type DetachedVolume = Static<typeof DetachedVolume>;
 
 export const DeletedVolume = Type.Object({ name: Type.String(), id: Type.String() }, { $id: 'DeletedVolume' });
 export type DeletedVolume = Static<typeof DeletedVolume>;
+
+const DriveRef = Type.String({
+  minLength: 1,
+  maxLength: 4_096,
+  description:
+    'Id of a drive, or the beginning of one; or its directory, with the name of its node if need be: host-a:/srv/braid',
+});
+
+export const MoveReplica = Type.Object(
+  {
+    from: DriveRef,
+    to: DriveRef,
+    segment: Type.Optional(count('Only the copy of this segment; absent: of all segments that have one there')),
+  },
+  { ...closed, $id: 'MoveReplica' },
+);
+export type MoveReplica = Static<typeof MoveReplica>;
+
+export const CancelMove = Type.Object(
+  { to: Type.Optional(DriveRef) },
+  { ...closed, $id: 'CancelMove', description: 'Absent: all moves of the volume' },
+);
+export type CancelMove = Static<typeof CancelMove>;
+
+export const MovedReplicas = Type.Object(
+  { segments: count('Segments concerned; 0 when there was nothing left to do') },
+  { $id: 'MovedReplicas' },
+);
+export type MovedReplicas = Static<typeof MovedReplicas>;
 
 export const VerifyReport = Type.Object(
   {

@@ -93,14 +93,16 @@ function segmentView(
   snapshot: ClusterSnapshot,
   live: ServedSegment | undefined,
 ): Segment {
-  const replicas = segment.replicas.map(({ driveId, inSync }) => {
+  const replicas = segment.replicas.map(({ driveId, inSync, replaces }) => {
     const drive = snapshot.drives.get(driveId);
     const alive = drive !== undefined && snapshot.alive.has(drive.nodeId);
     // Only the owner's shard knows which of the stale copies are being made good; elsewhere it is a good guess.
     const isCopiedTo = status?.copies.some((copy) => copy.driveId === driveId) ?? false;
     const guess: ReplicaState = inSync ? 'in-sync' : isCopiedTo ? 'syncing' : 'stale';
     const state = live?.replicas.find((replica) => replica.driveId === driveId)?.state ?? guess;
-    return { driveId, node: nodeName(snapshot, drive?.nodeId ?? ''), path: drive?.path ?? '', state, alive };
+    const node = nodeName(snapshot, drive?.nodeId ?? '');
+    const successor = replaces === '' ? {} : { replaces };
+    return { driveId, node, path: drive?.path ?? '', state, alive, ...successor };
   });
   return { index: segment.index, generation: segment.generation, replicas };
 }

@@ -267,7 +267,8 @@ export class SimWorld {
     const operations: StoreOperation[] = [];
     const segments = Math.ceil(volumeBytes / (segmentBytes * stripeWidth)) * stripeWidth;
     for (let index = 0; index < segments; index++) {
-      const replicas = driveIds.map((driveId) => ({ driveId, inSync: true, syncedGeneration: 0, staleSinceMs: 0 }));
+      const made = { inSync: true, syncedGeneration: 0, replaces: '', staleSinceMs: 0 };
+      const replicas = driveIds.map((driveId) => ({ driveId, ...made }));
       const value = records.segment.encode({ index, generation: 1, replicas });
       operations.push({ type: 'put', key: storeKeys.segment(volumeId, index), value });
     }

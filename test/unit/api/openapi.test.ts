@@ -51,7 +51,9 @@ t.test('a body is required where the request means nothing without it', async (t
     changeCluster: true,
     createVolume: true,
     attachVolume: false,
+    cancelMove: false,
     detachVolume: false,
+    moveReplica: true,
     readDrives: false,
     recover: false,
   });

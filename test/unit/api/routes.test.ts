@@ -56,28 +56,6 @@ t.test('cluster and nodes: health, counts, capacity, reasons', async (t) => {
   ]);
 });
 
-t.test('settings: every node follows the bandwidth of resync, and it survives', async (t) => {
-  const world = new ApiWorld('settings');
-  const [a, b] = await world.start(2);
-  t.match((await world.ask(a, 'GET', '/v1/cluster')).body, { settings: { resyncBandwidthBytes: null } });
-  const changed = await world.ask(b, 'PATCH', '/v1/cluster', { resyncBandwidth: '200Mi' });
-  t.match(changed, { status: 200, body: { settings: { resyncBandwidthBytes: 200 * 2 ** 20 } } });
-  await world.sleep(100);
-  t.equal(a.node.shard.copyBandwidth, 200 * 2 ** 20);
-  t.match(await world.ask(a, 'PATCH', '/v1/cluster', { resyncBandwidth: '10Ki' }), {
-    status: 400,
-    body: { error: { code: 'INVALID_ARGUMENT', message: /at least 1 MiB/ } },
-  });
-  await world.ask(a, 'PATCH', '/v1/cluster', { resyncBandwidth: null });
-  await world.sleep(100);
-  t.equal(a.node.shard.copyBandwidth, null);
-  const { events } = (await world.ask(a, 'GET', '/v1/events')).body as never as { events: Record<string, string>[] };
-  t.same(
-    events.filter(({ subject }) => subject === 'cluster').map(({ message }) => message),
-    ['the resync bandwidth of each node is 200 MiB/s', 'the resync bandwidth of each node has no bound'],
-  );
-});
-
 t.test('drives: listed with what their nodes say, added here and elsewhere', async (t) => {
   const world = new ApiWorld('drives');
   const [a, b] = await world.start(2);
@@ -485,7 +463,13 @@ t.test(
     const { body: volume } = await world.ask(a, 'POST', '/v1/volumes', v1);
     const drive = (node: TestApi) => node.node.agent.drives.list()[0]?.record.id ?? '';
     const id = String(volume['id']) as VolumeId;
-    const copy = (driveId: string, inSync: boolean) => ({ driveId, inSync, syncedGeneration: 1, staleSinceMs: 1_234 });
+    const copy = (driveId: string, inSync: boolean) => ({
+      driveId,
+      inSync,
+      syncedGeneration: 1,
+      replaces: '',
+      staleSinceMs: 1_234,
+    });
     const record = { index: 0, generation: 2, replicas: [copy(drive(a), false), copy(drive(b), true)] };
     await world.run(world.state.commit([], [putRecord(storeKeys.segment(id, 0), records.segment, record)]));
     const force = (body: object) => world.ask(a, 'POST', '/v1/volumes/v1/force-primary', body);
@@ -523,7 +507,13 @@ t.test(
     const layout = { index: 0, generation: 2, replicas: [] as ReplicaRecord[] };
     for (const { node } of [a, b]) {
       const record = drives.find(({ value }) => value.nodeId === node.id)?.value;
-      layout.replicas.push({ driveId: record?.id ?? '', inSync: true, syncedGeneration: 0, staleSinceMs: 0 });
+      layout.replicas.push({
+        driveId: record?.id ?? '',
+        inSync: true,
+        syncedGeneration: 0,
+        replaces: '',
+        staleSinceMs: 0,
+      });
     }
     const id = 'v-1' as VolumeId;
     const volume = {

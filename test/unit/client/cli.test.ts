@@ -6,16 +6,7 @@ import { promisify } from 'node:util';
 import t from 'tap';
 import { nodeNameOf } from '../../../client/cli/commands/init.js';
 import { runCli } from '../../../client/cli/program.js';
-import {
-  CLUSTER,
-  DRIVE,
-  operations,
-  refusal,
-  RESYNC,
-  startApi,
-  VOLUME,
-  type Asked,
-} from './api-stub.js';
+import { CLUSTER, DRIVE, operations, refusal, RESYNC, startApi, VOLUME, type Asked } from './api-stub.js';
 
 const run = promisify(execFile);
 
@@ -125,6 +116,35 @@ t.test('cluster set changes the bandwidth of resync, or takes the bound away', a
   );
   t.match(await braid(api.url, 'cluster', 'set', 'resync-bandwidth', '200M'), { code: 2, stderr: /200Mi/ });
   t.equal(api.asked.length, 2);
+});
+
+t.test('volume move-replica waits until the copies have moved, and tells when one has not', async (t) => {
+  const [segment] = VOLUME.segments;
+  const copy = { node: 'c', path: '/srv/new', state: 'syncing', alive: true };
+  const old = { driveId: 'd-1', node: 'a', path: '/srv/drive', state: 'in-sync', alive: true };
+  const withCopies = (replicas: object[]) => ({ ...VOLUME, segments: [{ ...segment, replicas }] });
+  const moving = withCopies([old, { ...copy, driveId: 'd-9', replaces: 'd-1' }]);
+  let end = withCopies([{ ...copy, driveId: 'd-9', state: 'in-sync' }]);
+  let asked = 0;
+  const api = await startApi(t, {
+    'POST /v1/volumes/data/move-replica': { segments: 1 },
+    'POST /v1/volumes/data/cancel-move': { segments: 3 },
+    'GET /v1/volumes/data': () => (asked++ % 2 === 0 ? moving : end),
+  });
+  const move = ['volume', 'move-replica', 'data', '--from', 'd-1', '--to', 'd-9'];
+  t.match(await braid(api.url, ...move, '--segment', '0'), {
+    code: 0,
+    stdout: /copies of 1 segment of data have moved/,
+  });
+  t.same(api.asked[0]?.body, { from: 'd-1', to: 'd-9', segment: 0 });
+  end = withCopies([old]);
+  t.match(await braid(api.url, ...move), { code: 1, stdout: /1 copy of data did not move; braid events/ });
+  t.match(await braid(api.url, ...move, '--no-wait'), { code: 0, stdout: /on their way/ });
+  t.match(await braid(api.url, 'volume', 'move-replica', 'data', '--to', 'd-9'), { code: 2, stderr: /--from DRIVE/ });
+  t.match(await braid(api.url, 'volume', 'move-replica', 'data', '--cancel'), {
+    code: 0,
+    stdout: /3 segments of data/,
+  });
 });
 
 t.test('volume create and drive add send sizes in bytes', async (t) => {

@@ -10,6 +10,7 @@ import type { DriveFormatter, FormatRequest } from '../../../daemon/ports/drive-
 import type { Log } from '../../../daemon/ports/log.js';
 import type {
   DriveCopies,
+  MoveReplicas,
   ServedSegment,
   ServedVolume,
   ShardControl,
@@ -38,6 +39,7 @@ export class FakeShard implements ShardControl {
   readonly deleted: string[] = [];
   readonly deadlines: number[] = [];
   copyBandwidth: number | null = null;
+  readonly moves: MoveReplicas[] = [];
   /** Errors that the next calls of a method reject with. */
   readonly failures = new Map<string, BraidError[]>();
   readonly calls: string[] = [];
@@ -170,6 +172,17 @@ export class FakeShard implements ShardControl {
   ): Promise<void> {
     this.#called('deleteReplicas');
     for (const { index, driveId } of segments) this.deleted.push(`${id}/${index}/${driveId}`);
+  }
+
+  moveReplicas(_id: VolumeId, request: MoveReplicas): Promise<number> {
+    this.#called('moveReplicas');
+    this.moves.push(request);
+    return Promise.resolve(1);
+  }
+
+  cancelMoves(): Promise<number> {
+    this.#called('cancelMoves');
+    return Promise.resolve(this.moves.splice(0).length);
   }
 
   setCopyBandwidth(bytesPerSecond: number | null): void {

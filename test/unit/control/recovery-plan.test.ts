@@ -19,7 +19,13 @@ function layout(generation: number, copies: string, index = 0): SegmentRecord {
   const replicas = copies.split(' ').map((copy) => {
     const inSync = copy === copy.toUpperCase();
     const syncedGeneration = inSync ? 0 : Number(copy.slice(1));
-    return { driveId: (copy[0] ?? '').toLowerCase(), inSync, syncedGeneration, staleSinceMs: inSync ? 0 : 1 };
+    return {
+      driveId: (copy[0] ?? '').toLowerCase(),
+      inSync,
+      syncedGeneration,
+      replaces: '',
+      staleSinceMs: inSync ? 0 : 1,
+    };
   });
   return { index, generation, replicas };
 }

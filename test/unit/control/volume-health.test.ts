@@ -23,7 +23,7 @@ const snapshot = (...alive: string[]): ClusterSnapshot => ({
 const segment = (...inSync: string[]): SegmentRecord => ({
   ...{ index: 0, generation: 1 },
   replicas: ['da', 'db'].map((driveId) => ({
-    ...{ driveId, syncedGeneration: 0, staleSinceMs: 0 },
+    ...{ driveId, syncedGeneration: 0, replaces: '', staleSinceMs: 0 },
     inSync: inSync.includes(driveId),
   })),
 });

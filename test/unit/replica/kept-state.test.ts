@@ -27,7 +27,7 @@ const [FIRST, SECOND] = [uuidToBytes(first), uuidToBytes(second)];
 
 const layout = (index: number): SegmentRecord => ({
   ...{ index, generation: 4 },
-  replicas: [{ driveId, inSync: false, syncedGeneration: 3, staleSinceMs: 9 }],
+  replicas: [{ driveId, inSync: false, syncedGeneration: 3, replaces: '', staleSinceMs: 9 }],
 });
 const volume: VolumeRecord = {
   ...{ id: first, name: 'data', sizeBytes: 2 ** 24, replicas: 2, minInSync: 1, stripeWidth: 1, segmentBytes: 2 ** 24 },
