@@ -81,10 +81,10 @@ export class Agent {
     await this.registrar.start(apiAddress);
     // Drives before volumes: a volume that is attached here wants its local copy.
     await this.drives.start();
-    await this.settings.start();
+    this.settings.start();
     await this.attachments.start();
     await this.deletions.start();
-    await this.leftReplicas.start();
+    this.leftReplicas.start();
     // Garbage costs little: the next start removes it.
     await this.volumes.sweep().catch((error: unknown) => context.log.warn({ err: asError(error) }, 'not swept'));
     this.#isStarted = true;

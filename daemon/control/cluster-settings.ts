@@ -27,14 +27,14 @@ export class ClusterSettings {
     this.#loop = new Loop({ name: 'settings', clock, log, run: () => this.#apply(), ...retry });
   }
 
-  async start(): Promise<void> {
-    this.#watch = await this.#context.state.watchIds(storeKeys.cluster, () => this.#loop.trigger());
+  /** A store that does not answer is asked again in the background: it does not keep the agent from starting. */
+  start(): void {
     this.#loop.trigger();
   }
 
   async stop(): Promise<void> {
-    this.#watch?.close();
     await this.#loop.stop();
+    this.#watch?.close();
   }
 
   /** Rejects with INVALID_ARGUMENT when a value is out of bounds. */
@@ -59,6 +59,7 @@ export class ClusterSettings {
   /** The shards of a node share what the node may copy. */
   async #apply(): Promise<number | null> {
     const { state, shards } = this.#context;
+    this.#watch ??= await state.watchIds(storeKeys.cluster, () => this.#loop.trigger());
     const bytes = (await state.cluster())?.value.resyncBandwidthBytes ?? 0;
     for (const { control } of shards) control.setCopyBandwidth(bytes === 0 ? null : bytes / shards.length);
     return controlLimits.resyncPeriodMs;

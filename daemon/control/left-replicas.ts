@@ -37,19 +37,20 @@ export class LeftReplicas {
     this.#loop = new Loop({ name: 'left copies', clock, log, run: () => this.#remove(), ...retry });
   }
 
-  async start(): Promise<void> {
-    this.#watch = await this.#context.state.watchIds(storeKeys.leftAll, () => this.#loop.trigger());
+  /** A store that does not answer is asked again in the background: it does not keep the agent from starting. */
+  start(): void {
     this.#loop.trigger();
   }
 
   async stop(): Promise<void> {
-    this.#watch?.close();
     await this.#loop.stop();
+    this.#watch?.close();
   }
 
   /** A drive may be opened later than this runs first. */
   async #remove(): Promise<number | null> {
     const { state, log } = this.#context;
+    this.#watch ??= await state.watchIds(storeKeys.leftAll, () => this.#loop.trigger());
     let isAllDone = true;
     for (const drive of this.#drives()) {
       const { removed, left } = await removeLeft(state.store, drive);
