@@ -83,7 +83,9 @@ export class NodeDirectory implements DriveMemory {
       const { clusterId, drives } = JSON.parse(await readFile(this.#drivesFile, 'utf8')) as Partial<KnownDrives>;
       if (!UUID.test(clusterId ?? '') || !Array.isArray(drives)) return null;
       // As every other record: with all fields, and no others.
-      const decoded = drives.map((drive) => records.drive.decode(this.#drivesFile, records.drive.encode(drive)));
+      const decoded = (drives as DriveRecord[]).map((drive) =>
+        records.drive.decode(this.#drivesFile, records.drive.encode(drive)),
+      );
       return { clusterId: String(clusterId), drives: decoded };
     } catch {
       return null;

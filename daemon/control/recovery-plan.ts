@@ -178,7 +178,7 @@ function decide(
   return isNamed(accept) ? 'accepted' : 'ambiguous';
 }
 
-interface Judgement extends Pick<PlannedVolume, 'id' | 'name' | 'doubts' | 'restored'> {}
+type Judgement = Pick<PlannedVolume, 'id' | 'name' | 'doubts' | 'restored'>;
 
 function judgeVolume(
   id: VolumeId,

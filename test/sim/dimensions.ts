@@ -79,8 +79,8 @@ const TIGHT_SLOTS = 4;
 export const TIGHT_EXTENTS = TIGHT_SLOTS - 2;
 
 export function weightsOf(kinds: readonly FaultKind[]): FaultWeights {
-  const weights = FAULT_KINDS.map((kind) => [kind, kinds.includes(kind) ? 1 : 0]);
-  return Object.fromEntries(weights);
+  const weights = FAULT_KINDS.map((kind) => [kind, kinds.includes(kind) ? 1 : 0] as const);
+  return Object.fromEntries(weights) as unknown as FaultWeights;
 }
 
 export function drawDimensions(random: SimRandom): Dimensions {

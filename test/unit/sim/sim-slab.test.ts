@@ -8,7 +8,11 @@ await t.test('nothing of a buffer can be copied, wherever the buffer ends', asyn
   const quotaBytes = [4 * MIB, MIB, MIB] as const;
   const slab = new SimSlab({ clock: new SimClock(), quotaBytes });
   let count = 0;
-  for (let buffer = 0; (buffer = slab.alloc(EXTENT_BYTES, POOL_FRONTEND)) !== NO_BUFFER; count++)
+  for (;;) {
+    const buffer = slab.alloc(EXTENT_BYTES, POOL_FRONTEND);
+    if (buffer === NO_BUFFER) break;
     t.equal(slab.bytes(buffer, EXTENT_BYTES, 0).length, 0);
+    count++;
+  }
   t.equal(count, quotaBytes[POOL_FRONTEND] / EXTENT_BYTES, 'the pool is used up');
 });
