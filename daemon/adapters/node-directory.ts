@@ -13,7 +13,7 @@ import { dirname, join } from 'node:path';
 import { asError, BraidError } from '../base/errors.js';
 import type { NodeId } from '../base/ids.js';
 import type { DriveMemory, KnownDrives } from '../ports/kept-drive.js';
-import { records } from '../protocol/records.js';
+import { records, type DriveRecord } from '../protocol/records.js';
 
 /** sun_path of a unix socket address, less the final NUL. */
 const SOCKET_PATH_BYTES_MAX = 107;

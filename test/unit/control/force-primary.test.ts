@@ -107,6 +107,8 @@ t.test(
       message: /detach/,
     });
     await world.run(world.state.store.txn([], [{ type: 'delete', key: storeKeys.attachment(id) }]));
+    const isReleased = async () => ((await world.state.owner(id))?.value.nodeId ?? '') === '';
+    await world.until('the node has let go of it', isReleased);
 
     t.match(await world.run(a.agent.forcer.plan(id, { driveId }, reachable)), [{ index: 0, copyGeneration: 1 }]);
     t.match((await world.run(world.state.segments(id)))[0]?.value, { generation: 2 }, 'a plan changes nothing');
