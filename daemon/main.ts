@@ -229,7 +229,8 @@ async function startAgent(config: Config, log: Log): Promise<RunningAgent> {
   await directory.removeAgentFile();
   await mkdir(config.storeDir, { recursive: true, mode: 0o700 });
   const store = await openLmdbClusterStore({ directory: config.storeDir, create: true });
-  const cluster = await ensureCluster(store, { name: config.clusterName, random, clock });
+  const id = (await directory.read())?.clusterId;
+  const cluster = await ensureCluster(store, { name: config.clusterName, id, random, clock });
   const state = new ClusterState(store);
   const common = { state, clock, random, log };
   const events = new Events({ ...common, nodeId });
@@ -242,6 +243,7 @@ async function startAgent(config: Config, log: Log): Promise<RunningAgent> {
     shards,
     devices: new NbdfuseDeviceAttacher({ runDirectory: directory.runDirectory, log }),
     formatter: driveFormatter(cluster.id, clock),
+    memory: directory,
   });
   const server = await buildServer({
     agent,

@@ -1,6 +1,7 @@
 /** The command line as a whole: global options, all command groups, and the way from an error to an exit code. */
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
+import { clusterCommand } from './commands/cluster.js';
 import { completionCommand } from './commands/completion.js';
 import { demoCommand } from './commands/demo.js';
 import { driveCommand } from './commands/drive.js';
@@ -8,6 +9,7 @@ import { eventsCommand } from './commands/events.js';
 import { initCommand } from './commands/init.js';
 import { nodeCommand } from './commands/node.js';
 import { scrubCommand } from './commands/scrub.js';
+import { recoverCommand } from './commands/recover.js';
 import { statusCommand } from './commands/status.js';
 import { topCommand } from './commands/top.js';
 import { volumeCommand } from './commands/volume.js';
@@ -43,8 +45,8 @@ export function buildProgram(surroundings: Surroundings): Command {
     .version(version(), '--version')
     .addHelpText('after', EXAMPLES)
     .helpCommand('help [command]', 'show the help of a command');
-  const groups = [statusCommand, nodeCommand, driveCommand, volumeCommand, scrubCommand, eventsCommand];
-  const tools = [topCommand, initCommand, demoCommand, completionCommand];
+  const groups = [statusCommand, clusterCommand, nodeCommand, driveCommand, volumeCommand, scrubCommand, eventsCommand];
+  const tools = [topCommand, initCommand, recoverCommand, demoCommand, completionCommand];
   for (const build of [...groups, ...tools]) program.addCommand(build(surroundings));
   configure(program, surroundings);
   return program;

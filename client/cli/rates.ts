@@ -1,5 +1,5 @@
 /** Rates from two samples of a node's counters. Pure. */
-import type { Operations, Stats } from '../sdk/types.js';
+import type { Operations, Resync, Stats } from '../sdk/types.js';
 
 export interface Rate {
   readonly operationsPerSecond: number;
@@ -17,6 +17,7 @@ export interface VolumeRates {
   readonly degradedReplicas: number;
   readonly resyncBytesDone: number;
   readonly resyncBytesTotal: number;
+  readonly resync: Resync;
   readonly read: Rate;
   readonly write: Rate;
 }
@@ -41,10 +42,10 @@ export function ratesBetween(before: Stats, now: Stats): { volumes: VolumeRates[
   const drivesBefore = new Map(before.drives.map((drive) => [drive.id, drive]));
   return {
     volumes: now.volumes.map((volume) => {
-      const { name, state, inFlight, degradedReplicas, resyncBytesDone, resyncBytesTotal } = volume;
+      const { name, state, inFlight, degradedReplicas, resyncBytesDone, resyncBytesTotal, resync } = volume;
       const old = volumesBefore.get(volume.id);
       return {
-        ...{ name, state, inFlight, degradedReplicas, resyncBytesDone, resyncBytesTotal },
+        ...{ name, state, inFlight, degradedReplicas, resyncBytesDone, resyncBytesTotal, resync },
         read: rateBetween(old?.read, volume.read, seconds),
         write: rateBetween(old?.write, volume.write, seconds),
       };

@@ -4,6 +4,7 @@
  */
 import { existsSync, mkdirSync, readdirSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { formatCopying } from '../cli/copying.js';
 import { formatSize } from '../cli/units.js';
 import type { Output } from '../cli/output.js';
 import type { LocalCluster } from '../local-cluster.js';
@@ -212,17 +213,16 @@ function waitForVolume(demo: Demo, what: string, condition: (volume: Volume) => 
 
 /** Resolves with the bytes that were copied, as far as they were seen. */
 async function waitForResync(demo: Demo): Promise<number> {
-  let bytesTotal = 0;
+  let bytesCopied = 0;
   await waitForVolume(demo, 'all copies are in sync again', (volume) => {
     const { resync, health, segments } = volume;
-    bytesTotal = Math.max(bytesTotal, resync.bytesTotal);
+    bytesCopied = resync.bytesCopied;
     if (resync.bytesTotal > 0) {
-      const detail = `${formatSize(resync.bytesDone)} of ${formatSize(resync.bytesTotal)}`;
-      demo.narrator.progress('resync', resync.bytesDone / resync.bytesTotal, detail);
+      demo.narrator.progress('resync', resync.bytesDone / resync.bytesTotal, formatCopying(resync));
     }
     return health === 'ok' && segments.every(({ replicas }) => replicas.every(({ state }) => state === 'in-sync'));
   });
-  return bytesTotal;
+  return bytesCopied;
 }
 
 /** Unmounts and mounts again, or reconnects: what is read then can come from the volume only. */

@@ -14,6 +14,8 @@ const TIMEOUT_MS_DEFAULT = 30_000;
 const TIMEOUT_MARGIN_MS = 10_000;
 /** Comparing all copies of a large volume takes its time. */
 const VERIFY_TIMEOUT_MS = 3_600_000;
+/** Every drive's metadata is read once, all of it. */
+const RECOVER_TIMEOUT_MS = 1_200_000;
 const ERROR_BODY_CHARS_MAX = 400;
 
 export interface BraidClientOptions {
@@ -68,6 +70,11 @@ export class BraidClient {
   /** Health and capacity of the whole cluster. */
   cluster(): Promise<api.Cluster> {
     return this.#request('GET', '/v1/cluster', schemas.Cluster);
+  }
+
+  /** Changes settings of the cluster while it runs. */
+  changeCluster(settings: api.ChangeSettings): Promise<api.Cluster> {
+    return this.#request('PATCH', '/v1/cluster', schemas.Cluster, { body: settings });
   }
 
   async nodes(): Promise<api.Node[]> {
@@ -143,6 +150,22 @@ export class BraidClient {
   /** Starts or stops the scrub of a drive, of an attached volume, or of everything. Answers at once. */
   scrub(request: api.ScrubRequest): Promise<api.ScrubAnswer> {
     return this.#request('POST', '/v1/scrub', schemas.ScrubAnswer, { body: request });
+  }
+
+  /** Moves the copies of an attached volume from one drive to another; answers when that has begun. */
+  moveReplica(name: string, move: api.MoveReplica): Promise<api.MovedReplicas> {
+    const options = { body: move, timeoutMs: 10 * this.#timeoutMs };
+    return this.#request('POST', `${volumePath(name)}/move-replica`, schemas.MovedReplicas, options);
+  }
+
+  /** Gives up moves that are not finished; the old copies stay. */
+  cancelMove(name: string, move: api.CancelMove = {}): Promise<api.MovedReplicas> {
+    return this.#request('POST', `${volumePath(name)}/cancel-move`, schemas.MovedReplicas, { body: move });
+  }
+
+  /** Rebuilds an empty cluster store from what the drives keep; with `dryRun` says what would be restored. */
+  recover(request: api.Recover = {}): Promise<api.Recovery> {
+    return this.#request('POST', '/v1/recovery', schemas.Recovery, { body: request, timeoutMs: RECOVER_TIMEOUT_MS });
   }
 
   /** What happened. Pass the `next` of an answer as `after` to get only what followed. */

@@ -3,6 +3,7 @@
  *
  * ```
  * DATADIR/node.json        {"id": ...}: who this node is, for ever; written once, atomically
+ * DATADIR/drives.json      the node's drives, as the cluster store last named them: where rebuilding the store begins
  * DATADIR/run/             sockets, devices
  * DATADIR/run/agent.json   {pid, api, node, ...} of the agent that serves now: how other programs find it
  * ```
@@ -11,6 +12,8 @@ import { mkdir, open, readFile, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { asError, BraidError } from '../base/errors.js';
 import type { NodeId } from '../base/ids.js';
+import type { DriveMemory, KnownDrives } from '../ports/kept-drive.js';
+import { records, type DriveRecord } from '../protocol/records.js';
 
 /** sun_path of a unix socket address, less the final NUL. */
 const SOCKET_PATH_BYTES_MAX = 107;
@@ -27,7 +30,7 @@ export interface AgentFile {
   readonly version: string;
 }
 
-export class NodeDirectory {
+export class NodeDirectory implements DriveMemory {
   readonly path: string;
   readonly runDirectory: string;
 
@@ -72,6 +75,30 @@ export class NodeDirectory {
     // Durable before anybody hears of the id.
     await writeDurably(path, { id });
     return id as NodeId;
+  }
+
+  /** The drives that this node had last; null when there is no such file, or none that can be understood. */
+  async read(): Promise<KnownDrives | null> {
+    try {
+      const { clusterId, drives } = JSON.parse(await readFile(this.#drivesFile, 'utf8')) as Partial<KnownDrives>;
+      if (!UUID.test(clusterId ?? '') || !Array.isArray(drives)) return null;
+      // As every other record: with all fields, and no others.
+      const decoded = (drives as DriveRecord[]).map((drive) =>
+        records.drive.decode(this.#drivesFile, records.drive.encode(drive)),
+      );
+      return { clusterId: String(clusterId), drives: decoded };
+    } catch {
+      return null;
+    }
+  }
+
+  /** Remembers the node's drives. */
+  async write(known: KnownDrives): Promise<void> {
+    await writeDurably(this.#drivesFile, known);
+  }
+
+  get #drivesFile(): string {
+    return join(this.path, 'drives.json');
   }
 
   /** Tells other programs where the agent is. */

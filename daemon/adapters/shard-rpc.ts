@@ -37,6 +37,7 @@ export interface MainMethods extends StoreMethods {
 export function shardMethods(shard: ShardControl): ShardMethods {
   return {
     openDrive: (driveId, directory) => shard.openDrive(driveId, directory),
+    readDrive: (directory) => shard.readDrive(directory),
     closeDrive: (driveId) => shard.closeDrive(driveId),
     takeVolume: (volumeId) => shard.takeVolume(volumeId),
     releaseVolume: (volumeId) => shard.releaseVolume(volumeId),
@@ -46,7 +47,10 @@ export function shardMethods(shard: ShardControl): ShardMethods {
     verifyVolume: (volumeId) => shard.verifyVolume(volumeId),
     scrubDrive: (driveId, action) => shard.scrubDrive(driveId, action),
     scrubVolume: (volumeId, action) => shard.scrubVolume(volumeId, action),
+    moveReplicas: (volumeId, request) => shard.moveReplicas(volumeId, request),
+    cancelMoves: (volumeId, to) => shard.cancelMoves(volumeId, to),
     deleteReplicas: (volumeId, epoch, segments) => shard.deleteReplicas(volumeId, epoch, segments),
+    setCopyBandwidth: (bytesPerSecond) => shard.setCopyBandwidth(bytesPerSecond),
     setLeaseDeadline: (deadlineMs) => shard.setLeaseDeadline(deadlineMs),
     stats: () => shard.stats(),
     stop: () => shard.stop(),

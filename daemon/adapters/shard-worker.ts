@@ -81,6 +81,7 @@ function codeOf(failure: (Error & { readonly code?: unknown }) | null): ErrorCod
 function shardControl(rpc: RpcEndpoint<WorkerMethods>, stop: () => Promise<void>): ShardControl {
   return {
     openDrive: (driveId, directory) => rpc.call('openDrive', driveId, directory),
+    readDrive: (directory) => rpc.call('readDrive', directory),
     closeDrive: (driveId) => rpc.call('closeDrive', driveId),
     takeVolume: (volumeId) => rpc.call('takeVolume', volumeId),
     releaseVolume: (volumeId) => rpc.call('releaseVolume', volumeId),
@@ -90,7 +91,10 @@ function shardControl(rpc: RpcEndpoint<WorkerMethods>, stop: () => Promise<void>
     verifyVolume: (volumeId) => rpc.call('verifyVolume', volumeId),
     scrubDrive: (driveId, action) => rpc.call('scrubDrive', driveId, action),
     scrubVolume: (volumeId, action) => rpc.call('scrubVolume', volumeId, action),
+    moveReplicas: (volumeId, request) => rpc.call('moveReplicas', volumeId, request),
+    cancelMoves: (volumeId, to) => rpc.call('cancelMoves', volumeId, to),
     deleteReplicas: (volumeId, epoch, segments) => rpc.call('deleteReplicas', volumeId, epoch, segments),
+    setCopyBandwidth: (bytesPerSecond) => rpc.notify('setCopyBandwidth', bytesPerSecond),
     setLeaseDeadline: (deadlineMs) => rpc.notify('setLeaseDeadline', deadlineMs),
     stats: () => rpc.call('stats'),
     stop,

@@ -2,10 +2,13 @@
 import { BraidError } from '../base/errors.js';
 import { didYouMean } from '../base/nearest.js';
 import { parseSize } from '../base/units.js';
-import type { ClusterState } from '../control/cluster-state.js';
+import type { ClusterSnapshot, ClusterState } from '../control/cluster-state.js';
 import type { StoredRecord } from '../ports/stored-records.js';
-import type { NodeRecord, VolumeRecord } from '../protocol/records.js';
+import type { DriveRecord, NodeRecord, VolumeRecord } from '../protocol/records.js';
 import type { Size } from './schemas/index.js';
+
+/** Fewer say nothing. */
+const DRIVE_PREFIX_CHARS_MIN = 4;
 
 export async function findVolume(state: ClusterState, name: string): Promise<StoredRecord<VolumeRecord>> {
   const found = await state.volumeByName(name);
@@ -25,6 +28,19 @@ export async function findNode(state: ClusterState, name: string): Promise<NodeR
     'NOT_FOUND',
     `there is no node "${name}"${didYouMean(name, names) || `; the nodes are ${names.join(', ')}`}`,
   );
+}
+
+/** By id, the beginning of one, `node:/directory` or `/directory`. */
+export function findDrive({ drives, nodes }: ClusterSnapshot, text: string): DriveRecord {
+  const all = [...drives.values()];
+  const nameOf = ({ nodeId, path }: DriveRecord): string => `${nodes.get(nodeId)?.name ?? nodeId}:${path}`;
+  const exact = all.filter((drive) => drive.id === text || drive.path === text || nameOf(drive) === text);
+  const isPrefix = text.length >= DRIVE_PREFIX_CHARS_MIN;
+  const found = exact.length > 0 || !isPrefix ? exact : all.filter(({ id }) => id.startsWith(text));
+  if (found[0] !== undefined && found.length === 1) return found[0];
+  if (found.length === 0)
+    throw new BraidError('NOT_FOUND', `there is no drive "${text}"; GET /v1/drives lists them all`);
+  throw new BraidError('INVALID_ARGUMENT', `"${text}" may be ${found.map(nameOf).join(' or ')}: give the drive's id`);
 }
 
 export function bytesOf(field: string, size: Size): number {

@@ -75,10 +75,7 @@ function volumeMetrics(stats: Stats): Metric[] {
       stats.volumes,
       ({ name, degradedReplicas }) => [{ volume: name }, degradedReplicas],
     ),
-    gauge('braid_volume_resync_bytes_left', 'Bytes that resync has still to copy', stats.volumes, (volume) => [
-      { volume: volume.name },
-      volume.resyncBytesTotal - volume.resyncBytesDone,
-    ]),
+    ...resyncMetrics(stats),
     counter('braid_volume_repairs', 'Damaged extents rewritten from another copy', stats.volumes, (volume) => [
       { volume: volume.name },
       volume.repairs,
@@ -87,6 +84,38 @@ function volumeMetrics(stats: Stats): Metric[] {
     ...operationMetrics('braid_drive', 'of a drive of this node', driveOperations),
     ...driveGauges(stats),
     ...shardGauges(stats),
+  ];
+}
+
+function resyncMetrics({ volumes }: Stats): Metric[] {
+  const copies = volumes.flatMap(({ name, resync }) =>
+    resync.copies.map((copy) => ({
+      labels: { volume: name, kind: copy.kind, drive: copy.driveId ?? '' },
+      copy,
+    })),
+  );
+  const help = 'Bytes copied by resync, rebuild and reconcile since this node took the volume';
+  return [
+    {
+      ...{ name: 'braid_volume_resync_bytes_total', help, kind: 'counter' as const },
+      samples: volumes.map(({ name, resyncBytesDone }) => ({ labels: { volume: name }, value: resyncBytesDone })),
+    },
+    gauge('braid_volume_resync_bytes_left', 'Bytes that the copying under way has still to do', volumes, (volume) => [
+      { volume: volume.name },
+      volume.resyncBytesTotal - volume.resyncBytesDone,
+    ]),
+    gauge('braid_copy_done_bytes', 'Copied by what is under way, by kind and drive', copies, ({ labels, copy }) => [
+      labels,
+      copy.bytesDone,
+    ]),
+    gauge('braid_copy_total_bytes', 'To copy by what is under way, done included', copies, ({ labels, copy }) => [
+      labels,
+      copy.bytesTotal,
+    ]),
+    gauge('braid_copy_bytes_per_second', 'Smoothed rate of what is under way', copies, ({ labels, copy }) => [
+      labels,
+      copy.bytesPerSecond,
+    ]),
   ];
 }
 

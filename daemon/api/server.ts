@@ -8,6 +8,7 @@ import { driveRoutes } from './routes/drives.js';
 import { forcePrimaryRoutes } from './routes/force-primary.js';
 import { healthRoutes } from './routes/health.js';
 import { scrubRoutes } from './routes/scrub.js';
+import { recoveryRoutes } from './routes/recovery.js';
 import { volumeRoutes } from './routes/volumes.js';
 
 export async function buildServer(api: ApiDependencies): Promise<Api> {
@@ -20,6 +21,7 @@ export async function buildServer(api: ApiDependencies): Promise<Api> {
   attachRoutes(app, api);
   scrubRoutes(app, api);
   forcePrimaryRoutes(app, api);
+  recoveryRoutes(app, api);
   await app.ready();
   return app;
 }

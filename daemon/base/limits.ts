@@ -22,6 +22,9 @@ export const limits = {
   replicasMax: 3,
   /** Targets of one write: three in-sync copies, and one syncing copy that replaces one of them. */
   targetsPerSegmentMax: 4,
+  /** A copy that is to replace another is given up when its drive cannot be reached or opened for so long, and when it has failed so often. */
+  newcomerAbsentMsMax: 30_000,
+  newcomerFailuresMax: 3,
   segmentBytesDefault: GIB,
   segmentBytesMin: 16 * MIB,
   segmentBytesMax: 4 * GIB,
@@ -99,6 +102,17 @@ export const limits = {
   hotRegionsPressure: 3_072,
   /** Extents copied at once by a resync or a reconcile, per volume. */
   copyWindowExtents: 8,
+  /**
+   * While clients are busy the copier rests three times as long as a copy took, so it has a quarter of the time, and what a client waits for
+   * behind it is one extent.
+   */
+  copyRestFactor: 3,
+  /** Clients count as busy for so long after they were seen to start something: longer than any pause of a client that waits for its answers. */
+  copyBusyMs: 200,
+  /** What the copiers of a shard get whatever clients do: an extent each 8 ms, 1 GiB in about a minute, 1 TiB in 18 hours. */
+  copyBytesPerSecondMin: 16 * MIB,
+  /** The lowest bandwidth that an operator may set for a node's copiers: less is a copy that never ends. */
+  copyBandwidthMin: MIB,
   /** Extents of one copy that wait until they can be read at their source: 128 MiB. More is a drive to be replaced, not a few bad blocks. */
   damagedExtentsMax: 1_024,
   /** How long they wait until they are tried again, doubled each time. */

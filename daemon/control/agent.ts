@@ -8,21 +8,25 @@ import type { ClusterStore, LeaseId } from '../ports/cluster-store.js';
 import { sleep, type Clock } from '../ports/clock.js';
 import type { DeviceAttacher } from '../ports/device.js';
 import type { DriveFormatter } from '../ports/drive-formatter.js';
+import type { DriveMemory } from '../ports/kept-drive.js';
 import type { Log } from '../ports/log.js';
 import type { Random } from '../ports/random.js';
-import type { ScrubAction, ShardStats, VerifyReport } from '../ports/shard.js';
+import type { MoveReplicas, ScrubAction, ShardStats, VerifyReport } from '../ports/shard.js';
 import { records, type ClusterRecord, type VolumeRecord } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
 import { AttachRequests } from './attach-requests.js';
 import { AttachmentController } from './attachments.js';
 import { absent, ClusterState, putRecord } from './cluster-state.js';
 import type { ControlContext, NodeIdentity, ShardHandle } from './context.js';
+import { ClusterSettings } from './cluster-settings.js';
 import { DeletionController } from './deletions.js';
 import { DriveController } from './drives.js';
 import type { Events } from './events.js';
+import { LeftReplicas } from './left-replicas.js';
 import { controlLimits } from './limits.js';
 import { PrimaryForcer } from './force-primary.js';
 import { NodeRegistrar } from './node-registrar.js';
+import { Recovery } from './recovery.js';
 import { Volumes } from './volumes.js';
 
 export interface AgentOptions {
@@ -35,6 +39,7 @@ export interface AgentOptions {
   readonly shards: readonly ShardHandle[];
   readonly devices: DeviceAttacher;
   readonly formatter: DriveFormatter;
+  readonly memory: DriveMemory;
 }
 
 export class Agent {
@@ -43,22 +48,28 @@ export class Agent {
   readonly drives: DriveController;
   readonly attachments: AttachmentController;
   readonly deletions: DeletionController;
+  readonly leftReplicas: LeftReplicas;
+  readonly settings: ClusterSettings;
   readonly volumes: Volumes;
   readonly attachRequests: AttachRequests;
   readonly forcer: PrimaryForcer;
+  readonly recovery: Recovery;
   #isStarted = false;
   #stopping: Promise<void> | null = null;
 
-  constructor({ devices, formatter, ...context }: AgentOptions) {
+  constructor({ devices, formatter, memory, ...context }: AgentOptions) {
     this.context = context;
     const lease = (): LeaseId | null => this.registrar.lease;
     this.attachments = new AttachmentController(context, devices, lease);
     this.registrar = new NodeRegistrar(context, this.attachments);
-    this.drives = new DriveController(context, formatter);
+    this.drives = new DriveController(context, formatter, memory);
     this.deletions = new DeletionController(context, (driveId) => this.drives.isOpen(driveId));
+    this.leftReplicas = new LeftReplicas(context, () => this.drives.open());
+    this.settings = new ClusterSettings(context);
     this.volumes = new Volumes(context, lease);
     this.attachRequests = new AttachRequests(context);
     this.forcer = new PrimaryForcer(context);
+    this.recovery = new Recovery(context, this.drives);
   }
 
   /**
@@ -70,8 +81,10 @@ export class Agent {
     await this.registrar.start(apiAddress);
     // Drives before volumes: a volume that is attached here wants its local copy.
     await this.drives.start();
+    this.settings.start();
     await this.attachments.start();
     await this.deletions.start();
+    this.leftReplicas.start();
     // Garbage costs little: the next start removes it.
     await this.volumes.sweep().catch((error: unknown) => context.log.warn({ err: asError(error) }, 'not swept'));
     this.#isStarted = true;
@@ -103,6 +116,16 @@ export class Agent {
   /** Of each shard, by index. */
   stats(): Promise<readonly ShardStats[]> {
     return Promise.all(this.context.shards.map(({ control }) => control.stats()));
+  }
+
+  /** Moves copies of a volume that is attached to this node. */
+  moveReplicas(id: VolumeId, request: MoveReplicas): Promise<number> {
+    return this.attachments.hold(id, (shard) => shard.moveReplicas(id, request));
+  }
+
+  /** Gives up the moves of copies to a drive, or all. */
+  cancelMoves(id: VolumeId, to: DriveId | null): Promise<number> {
+    return this.attachments.hold(id, (shard) => shard.cancelMoves(id, to));
   }
 
   /** Compares all copies of a volume. It is served here, or nowhere: then this node takes it for that time. */
@@ -145,6 +168,8 @@ export class Agent {
     events.report({ severity: 'info', subject: `node/${context.node.name}`, message: 'the agent is stopping' });
     // Volumes are released while the lease is still held; the lease goes only when nothing is served under it.
     const steps: readonly (readonly [string, () => Promise<unknown>])[] = [
+      ['settings', () => this.settings.stop()],
+      ['left copies', () => this.leftReplicas.stop()],
       ['deletions', () => this.deletions.stop()],
       ['volumes', () => this.attachments.stop()],
       ['drives', () => this.drives.stop()],
@@ -168,6 +193,8 @@ async function reasonOf(check: Promise<unknown>, what: string, reasons: string[]
 
 export interface ClusterDefaults {
   readonly name: string;
+  /** Of the cluster that this node has drives of, if any: an empty store is to be rebuilt from them. */
+  readonly id?: string | undefined;
   readonly random: Random;
   readonly clock: Clock;
 }
@@ -177,7 +204,7 @@ export const CLUSTER_FORMAT_VERSION = 1;
 /** The cluster's record; made on an empty store, by whichever agent is first. */
 export async function ensureCluster(
   store: ClusterStore,
-  { name, random, clock }: ClusterDefaults,
+  { name, id, random, clock }: ClusterDefaults,
 ): Promise<ClusterRecord> {
   const state = new ClusterState(store);
   const key = storeKeys.cluster;
@@ -185,7 +212,13 @@ export async function ensureCluster(
     const found = await state.cluster();
     if (found !== null) return checkCluster(found.value);
     const createdMs = Math.floor(clock.wallMs());
-    const record = { id: random.uuid(), name, formatVersion: CLUSTER_FORMAT_VERSION, createdMs };
+    const record = {
+      id: id ?? random.uuid(),
+      name,
+      formatVersion: CLUSTER_FORMAT_VERSION,
+      createdMs,
+      resyncBandwidthBytes: 0,
+    };
     await state.commit([absent(key)], [putRecord(key, records.cluster, record)]);
   }
 }

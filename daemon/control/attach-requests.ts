@@ -120,11 +120,18 @@ export class AttachRequests {
   async #attached({ volume, node, device }: AttachRequest): Promise<Attached | null> {
     const { state } = this.#context;
     const id = volume.id as VolumeId;
-    const [owner, status, attachment] = await Promise.all([state.owner(id), state.status(id), state.attachment(id)]);
+    const [owner, status, attachment, alive] = await Promise.all([
+      state.owner(id),
+      state.status(id),
+      state.attachment(id),
+      state.nodeAlive(node.id as NodeId),
+    ]);
     if (attachment?.value.nodeId !== node.id) {
       throw new BraidError('CONFLICT', `volume "${volume.name}" was detached from ${node.name} meanwhile`);
     }
     if (owner === null || status === null || owner.value.nodeId !== node.id) return null;
+    // What an agent said before it was killed stays until its lease has ended, also when it has been started again.
+    if (owner.value.incarnation !== alive?.value.incarnation) return null;
     const failure = failureCode(status.value.error);
     if (failure !== null && HOPELESS.has(failure)) {
       throw new BraidError(

@@ -169,10 +169,11 @@ export class AttachedVolume {
   async #converge(): Promise<number | null> {
     const isLost = this.#mustRelease || this.#served?.state === 'fenced';
     if (isLost) await this.#giveUp();
-    if (this.#wanted === null && this.#holds === 0) {
+    if (!this.#isWanted()) {
       await this.#removeDevice(true);
       await this.#release();
-      this.#options.onIdle(this.id);
+      // That took its time: it may be wanted again, and then the loop runs once more.
+      if (!this.#isWanted()) this.#options.onIdle(this.id);
       return null;
     }
     try {
@@ -187,6 +188,10 @@ export class AttachedVolume {
     } finally {
       this.publish();
     }
+  }
+
+  #isWanted(): boolean {
+    return this.#wanted !== null || this.#holds > 0;
   }
 
   #failed(error: BraidError): number {
@@ -306,6 +311,10 @@ export class AttachedVolume {
   }
 }
 
+function areSame(left: ServedVolume['copies'], right: ServedVolume['copies']): boolean {
+  return (left.length === 0 && right.length === 0) || JSON.stringify(left) === JSON.stringify(right);
+}
+
 function isSame(left: ServedVolume | null, right: ServedVolume | null): boolean {
   if (left === null || right === null) return left === right;
   return (
@@ -314,6 +323,7 @@ function isSame(left: ServedVolume | null, right: ServedVolume | null): boolean 
     left.reason === right.reason &&
     left.segmentsDegraded === right.segmentsDegraded &&
     left.resyncBytesDone === right.resyncBytesDone &&
-    left.resyncBytesTotal === right.resyncBytesTotal
+    left.resyncBytesTotal === right.resyncBytesTotal &&
+    areSame(left.copies, right.copies)
   );
 }

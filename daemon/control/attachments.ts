@@ -10,6 +10,7 @@ import type { LeaseId, StoreWatch } from '../ports/cluster-store.js';
 import { sleep } from '../ports/clock.js';
 import type { DeviceAttacher } from '../ports/device.js';
 import type { ServedSegment, ServedVolume, ShardControl } from '../ports/shard.js';
+import type { VolumeRecord } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
 import { AttachedVolume } from './attached-volume.js';
 import type { ControlContext, ShardHandle } from './context.js';
@@ -85,14 +86,14 @@ export class AttachmentController implements LeaseListener {
 
   /** Detaches a volume that is attached to this node (`AttachedVolume.detach`). */
   async detach(id: VolumeId, force: boolean): Promise<void> {
-    const volume = await this.#ensure(id);
-    await volume.detach(force);
+    const record = await this.#record(id);
+    await this.#ensure(record).detach(force);
   }
 
   /** Runs `body` with the shard that serves the volume, taking it for that time if nobody else has it. */
   async hold<T>(id: VolumeId, body: (shard: ShardControl) => Promise<T>): Promise<T> {
-    const volume = await this.#ensure(id);
-    return volume.hold(() => body(this.#shardOf(id).control));
+    const record = await this.#record(id);
+    return this.#ensure(record).hold(() => body(this.#shardOf(id).control));
   }
 
   async #surrender(volume: AttachedVolume): Promise<void> {
@@ -117,8 +118,8 @@ export class AttachmentController implements LeaseListener {
     for (const [id, attachment] of wanted) {
       const record = await state.volume(id);
       // Deleted, or being deleted: the attachment goes too.
-      const volume = record === null || record.value.deleting ? this.#volumes.get(id) : await this.#ensure(id);
-      volume?.want(record === null || record.value.deleting ? null : attachment);
+      if (record === null || record.value.deleting) this.#volumes.get(id)?.want(null);
+      else this.#ensure(record.value).want(attachment);
     }
     this.#statusLoop.trigger();
     return controlLimits.resyncPeriodMs;
@@ -137,9 +138,15 @@ export class AttachmentController implements LeaseListener {
     return controlLimits.statusPollMs;
   }
 
-  async #ensure(id: VolumeId): Promise<AttachedVolume> {
+  async #record(id: VolumeId): Promise<VolumeRecord> {
     const record = await this.#context.state.volume(id);
     if (record === null) throw new BraidError('NOT_FOUND', `the volume ${id} does not exist any more`);
+    return record.value;
+  }
+
+  /** To be used at once: what is not wanted is forgotten when it is idle. */
+  #ensure(record: VolumeRecord): AttachedVolume {
+    const id = record.id as VolumeId;
     const existing = this.#volumes.get(id);
     if (existing !== undefined) return existing;
     if (this.#isStopped) throw new BraidError('UNAVAILABLE', 'this agent is stopping; ask another node');
@@ -151,7 +158,7 @@ export class AttachmentController implements LeaseListener {
     }
     const volume = new AttachedVolume({
       context: this.#context,
-      volume: record.value,
+      volume: record,
       shard: this.#shardOf(id),
       devices: this.#devices,
       lease: this.#lease,

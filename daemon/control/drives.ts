@@ -5,16 +5,19 @@
  * A shard is asked to open a drive only when what it was asked before about that drive has ended: so a drive that hangs is opened again only
  * after its last operation, and no straggler of before can overwrite what is written then (invariant 6).
  */
+import { must } from '../base/assert.js';
 import { asError, BraidError } from '../base/errors.js';
 import type { DriveId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import { EXTENT_BYTES, formatSize } from '../base/units.js';
 import { sleep } from '../ports/clock.js';
 import type { DriveFormatter } from '../ports/drive-formatter.js';
+import type { DriveMemory, KeptDrive, KnownDrives } from '../ports/kept-drive.js';
 import type { StoreWatch } from '../ports/cluster-store.js';
+import type { ShardControl } from '../ports/shard.js';
 import { records, type DriveRecord } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
-import { absent, putRecord } from './cluster-state.js';
+import { absent, putRecord, unchanged } from './cluster-state.js';
 import type { ControlContext, ShardHandle } from './context.js';
 import { controlLimits } from './limits.js';
 import { Loop } from './loop.js';
@@ -43,6 +46,15 @@ interface Entry {
   retryAtMs: number;
 }
 
+/** A drive that is not open, as far as it can be read. */
+export interface ReadDrive {
+  /** As it was remembered; the id is empty where nothing was. */
+  readonly record: DriveRecord;
+  /** Null when it cannot be read, with the reason. */
+  readonly kept: KeptDrive | null;
+  readonly reason: string;
+}
+
 export interface AddDriveRequest {
   readonly path: string;
   readonly capacityBytes: number;
@@ -55,14 +67,19 @@ const CAPACITY_BYTES_MIN = 128 * EXTENT_BYTES;
 export class DriveController {
   readonly #context: ControlContext;
   readonly #formatter: DriveFormatter;
+  readonly #memory: DriveMemory;
+  /** What the memory holds, as text. */
+  #remembered = '';
+  #remembering: Promise<void> = Promise.resolve();
   readonly #drives = new Map<DriveId, Entry>();
   readonly #loop: Loop;
   #watch: StoreWatch | null = null;
   /** Adding is rare and looks at all drives: one at a time. */
   #adding: Promise<unknown> = Promise.resolve();
 
-  constructor(context: ControlContext, formatter: DriveFormatter) {
+  constructor(context: ControlContext, formatter: DriveFormatter, memory: DriveMemory) {
     this.#context = context;
+    this.#memory = memory;
     this.#formatter = formatter;
     this.#loop = new Loop({
       name: 'drives',
@@ -90,6 +107,16 @@ export class DriveController {
   /** In the order of their ids. */
   list(): readonly LocalDrive[] {
     return [...this.#drives.values()].map(viewOf).sort((a, b) => (a.record.id < b.record.id ? -1 : 1));
+  }
+
+  /** Those that are open, with their shards. */
+  open(): { readonly driveId: DriveId; readonly shard: ShardControl }[] {
+    return this.list()
+      .filter(({ state }) => state === 'open')
+      .map(({ record }) => ({
+        driveId: record.id as DriveId,
+        shard: must(this.#context.shards[record.shard], 'the shard of an open drive').control,
+      }));
   }
 
   isOpen(id: string): boolean {
@@ -127,6 +154,30 @@ export class DriveController {
     }
     this.#report('info', entry, `drive ${directory} of ${formatSize(capacityBytes)} was added`);
     return viewOf(entry);
+  }
+
+  /** For `braid recover`: what the remembered drives keep, and those in further directories. Nothing is open while the store is empty. */
+  async readKept(paths: readonly string[]): Promise<readonly ReadDrive[]> {
+    const { node } = this.#context;
+    const known = (await this.#memory.read())?.drives ?? [];
+    const records: DriveRecord[] = known.map((drive) => ({ ...drive, nodeId: node.id }));
+    for (const path of paths.map(normalise)) {
+      if (records.some((record) => record.path === path)) continue;
+      const shard = this.#leastUsedShard(records);
+      records.push({ id: '', nodeId: node.id, path, driveClass: 'ssd', capacityBytes: 0, shard, createdMs: 0 });
+    }
+    return Promise.all(records.map((record) => this.#readKept(record)));
+  }
+
+  async #readKept(record: DriveRecord): Promise<ReadDrive> {
+    const shard = this.#context.shards[record.shard] ?? this.#context.shards[0];
+    try {
+      const kept = (await shard?.control.readDrive(record.path)) ?? null;
+      return { record, kept, reason: '' };
+    } catch (thrown) {
+      if (!(thrown instanceof BraidError)) throw thrown;
+      return { record, kept: null, reason: thrown.message };
+    }
   }
 
   #leastUsedShard(own: readonly DriveRecord[]): number {
@@ -184,12 +235,51 @@ export class DriveController {
   /** Opens what the store names and is not open; forgets what it does not name any more. */
   async #openAll(): Promise<void> {
     const { state, node, clock } = this.#context;
+    await this.#adopt();
     const own = (await state.drives()).filter(({ value }) => value.nodeId === node.id);
+    await this.#remember(own.map(({ value }) => value));
     const ids = new Set(own.map(({ value }) => value.id));
     for (const [id, entry] of this.#drives) if (!ids.has(id)) this.#forget(id, entry);
     const entries = own.map(({ value }) => this.#entryOf(value));
     const due = entries.filter(({ state: now, retryAtMs }) => now !== 'open' && retryAtMs <= clock.nowMs());
     await Promise.all(due.map((entry) => this.#open(entry)));
+  }
+
+  /** Drives that this node was away with when the cluster was rebuilt, and of which nobody else knew where they are. */
+  async #adopt(): Promise<void> {
+    const { state, node } = this.#context;
+    const lost = (await state.drives()).filter(({ value }) => value.nodeId === '');
+    if (lost.length === 0) return;
+    const known = (await this.#memory.read())?.drives ?? [];
+    for (const drive of lost) {
+      const record = known.find(({ id }) => id === drive.value.id);
+      if (record === undefined) continue;
+      const isMine = await state.commit(
+        [unchanged(drive)],
+        [putRecord(drive.key, records.drive, { ...record, nodeId: node.id })],
+      );
+      const advice = 'volumes that are attached use it when they are attached anew';
+      if (isMine) this.#report('info', { record }, `drive ${record.path} is back: ${advice}`);
+    }
+  }
+
+  /** The last drives are not forgotten: a cluster store that has none may be a new one, to be rebuilt from them. */
+  #remember(drives: readonly DriveRecord[]): Promise<void> {
+    const known = { clusterId: this.#context.node.clusterId, drives };
+    this.#remembering = this.#remembering.then(() => this.#rememberNow(known));
+    return this.#remembering;
+  }
+
+  async #rememberNow(known: KnownDrives): Promise<void> {
+    const text = JSON.stringify(known);
+    if (known.drives.length === 0 || text === this.#remembered) return;
+    try {
+      await this.#memory.write(known);
+      this.#remembered = text;
+    } catch (thrown) {
+      const err = asError(thrown);
+      this.#context.log.warn({ err }, 'the drives of this node could not be noted in its data directory');
+    }
   }
 
   #entryOf(record: DriveRecord): Entry {
@@ -280,8 +370,8 @@ export class DriveController {
     if (entry.state === 'open') this.#occupy(entry, this.#closeAtShard(entry.record));
   }
 
-  #report(severity: 'info' | 'error', entry: Entry, message: string): void {
-    this.#context.events.report({ severity, subject: `drive/${entry.record.id}`, message });
+  #report(severity: 'info' | 'error', { record }: Pick<Entry, 'record'>, message: string): void {
+    this.#context.events.report({ severity, subject: `drive/${record.id}`, message });
   }
 }
 

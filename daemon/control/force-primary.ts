@@ -202,9 +202,9 @@ export function withPrimary(
   const reach = Math.min(...chosen.map((replica) => reachOf(segment, replica)));
   const replicas = segment.replicas.map((replica) => {
     const { driveId, inSync, staleSinceMs } = replica;
-    if (chosen.includes(replica)) return { driveId, inSync: true, syncedGeneration: 0, staleSinceMs: 0 };
+    if (chosen.includes(replica)) return { driveId, inSync: true, syncedGeneration: 0, replaces: '', staleSinceMs: 0 };
     const syncedGeneration = Math.min(reach, reachOf(segment, replica));
-    return { driveId, inSync: false, syncedGeneration, staleSinceMs: inSync ? nowMs : staleSinceMs };
+    return { ...replica, inSync: false, syncedGeneration, staleSinceMs: inSync ? nowMs : staleSinceMs };
   });
   return { ...segment, generation, replicas };
 }

@@ -1,6 +1,7 @@
 /** How well a volume is, from the cluster store alone: pure functions, the same on every node. */
 import { unreachable } from '../base/assert.js';
-import type { SegmentRecord } from '../protocol/records.js';
+import { formatSize } from '../base/units.js';
+import type { CopyProgressRecord, SegmentRecord } from '../protocol/records.js';
 import type { ClusterSnapshot, VolumeFacts } from './cluster-state.js';
 import { isServing } from './volume-status.js';
 
@@ -38,12 +39,18 @@ export function volumeHealth(
     const message = `${counts.lost} segments have no copy in sync on a node that is alive: start the agents that hold them`;
     return { health: 'unavailable', reason: message };
   }
-  if (isServed && status.resyncBytesTotal > status.resyncBytesDone) {
-    return { health: 'syncing', reason: `${degraded} segments are getting their copies in sync again` };
+  if (isServed && status.copies.length > 0) {
+    return { health: 'syncing', reason: copyingText(status.copies) };
   }
   if (degraded > 0)
     return { health: 'degraded', reason: `${degraded} segments have fewer than ${volume.replicas} copies in sync` };
   return { health: 'ok', reason: '' };
+}
+
+function copyingText(copies: readonly CopyProgressRecord[]): string {
+  const done = copies.reduce((sum, { bytesDone }) => sum + bytesDone, 0);
+  const total = copies.reduce((sum, { bytesTotal }) => sum + bytesTotal, 0);
+  return `copies are being made in sync: ${formatSize(done)} of ${formatSize(total)} copied`;
 }
 
 function attachmentProblem({ attachment, owner, status }: VolumeFacts, snapshot: ClusterSnapshot): HealthReport | null {

@@ -21,6 +21,7 @@ export function encodeStatus({ served, isTaken, uris, device, error }: StatusFac
     segmentsDegraded: served?.segmentsDegraded ?? 0,
     resyncBytesDone: served?.resyncBytesDone ?? 0,
     resyncBytesTotal: served?.resyncBytesTotal ?? 0,
+    copies: (served?.copies ?? []).map((copy) => ({ ...copy, driveId: copy.driveId ?? '' })),
     error: error === '' ? (served?.reason ?? '') : error,
   };
 }

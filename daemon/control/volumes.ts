@@ -114,8 +114,10 @@ export class Volumes {
    */
   async sweep(): Promise<void> {
     const { state } = this.#context;
-    const { entries } = await state.store.list(SEGMENTS_PREFIX);
+    const { entries } = await state.store.list(storeKeys.segmentsAll);
     const creating = await state.store.list(CREATING_PREFIX);
+    // One that rebuilds the store has put its segments first, too.
+    if ((await state.store.get(storeKeys.recovering)) !== null) return;
     const volumes = await state.volumes();
     const known = new Set([...creating.entries.map(({ key }) => idOf(key)), ...volumes.map(({ value }) => value.id)]);
     const garbage = entries.map(({ key }) => key).filter((key) => !known.has(volumeIdOf(key)));
@@ -171,11 +173,9 @@ export class Volumes {
   }
 }
 
-const SEGMENTS_PREFIX = 'segments/';
-
 /** `segments/<volumeId>/<index>`. */
 function volumeIdOf(segmentKey: string): string {
-  return segmentKey.slice(SEGMENTS_PREFIX.length, segmentKey.lastIndexOf('/'));
+  return segmentKey.slice(storeKeys.segmentsAll.length, segmentKey.lastIndexOf('/'));
 }
 
 function nameTaken(name: string): BraidError {
@@ -265,7 +265,13 @@ export function planSegments(volume: VolumeRecord, drives: readonly PlacementDri
     return {
       index,
       generation: 1,
-      replicas: chosen.map((driveId) => ({ driveId, inSync: true, syncedGeneration: 0, staleSinceMs: 0 })),
+      replicas: chosen.map((driveId) => ({
+        driveId,
+        inSync: true,
+        syncedGeneration: 0,
+        replaces: '',
+        staleSinceMs: 0,
+      })),
     };
   });
 }

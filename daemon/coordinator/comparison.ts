@@ -7,7 +7,7 @@ import { BraidError } from '../base/errors.js';
 import { BLOCKS_PER_EXTENT, EXTENT_BYTES } from '../base/units.js';
 import { FLAG, STATUS, statusName } from '../protocol/frame.js';
 import { ALL_KNOWN, decodeExtentSums, type ExtentSums } from '../protocol/extent-sums.js';
-import type { Replica, Segment } from './segment.js';
+import type { Replica } from './segment.js';
 
 /** One copy's answer. */
 export interface CopySums<R = Replica> extends ExtentSums {
@@ -37,19 +37,14 @@ const ZERO_SUMS = new Uint32Array(BLOCKS_PER_EXTENT).fill(ZERO_BLOCK_CRC32C);
 /**
  * Asks every replica. With `stored` those that know all checksums answer without reading. Rejects with UNAVAILABLE when one cannot be asked.
  */
-export function compareCopies(
-  segment: Segment,
-  replicas: readonly Replica[],
-  extent: number,
-  stored: boolean,
-): Promise<CopySums[]> {
-  return Promise.all(replicas.map((replica) => sumsOf(segment, replica, extent, stored)));
+export function compareCopies(replicas: readonly Replica[], extent: number, stored: boolean): Promise<CopySums[]> {
+  return Promise.all(replicas.map((replica) => sumsOf(replica, extent, stored)));
 }
 
-async function sumsOf(segment: Segment, replica: Replica, extent: number, stored: boolean): Promise<CopySums> {
+async function sumsOf(replica: Replica, extent: number, stored: boolean): Promise<CopySums> {
   const { session } = replica;
   const offsetBytes = extent * EXTENT_BYTES;
-  const { status, flags, payload } = await session.peer.checksums(session.handle, segment.index, offsetBytes, stored);
+  const { status, flags, payload } = await session.peer.checksums(session.handle, replica.number, offsetBytes, stored);
   if (status === STATUS.CHECKSUM_MISMATCH || status === STATUS.IO_ERROR)
     return { replica, status, stamp: 0, known: 0, sums: NO_SUMS };
   if (status !== STATUS.OK)

@@ -5,6 +5,7 @@ import type { ClusterStore } from '../ports/cluster-store.js';
 import type { Log } from '../ports/log.js';
 import type { ScrubSettings } from '../ports/shard.js';
 import { NO_BUFFER, POOL_INTERNAL, type BufferId, type Slab } from '../ports/slab.js';
+import type { CopyPacer } from './copy-pacer.js';
 import type { OperationBudget } from './operation-budget.js';
 import type { PeerPool } from './peers.js';
 
@@ -30,6 +31,7 @@ export interface CoordinatorContext {
   readonly scrub: ScrubSettings;
   /** The volumes of a shard are scrubbed one extent after the other, all together at the rate that is set. */
   readonly scrubTurns: Serial;
+  readonly pacer: CopyPacer;
 }
 
 /** Buffers for copies: waits in line when the internal pool is used up. */

@@ -19,12 +19,15 @@ import { Equalizer } from './equalizer.js';
 import type { VolumeIo } from './io.js';
 import type { VolumeLayout } from './layout.js';
 import type { Membership } from './membership.js';
+import type { CopyTask, Progress } from './progress.js';
 import type { RegionTracker } from './regions.js';
 import type { Replica, Segment } from './segment.js';
 import { type LostBlock, type Outcome, type Range, Transfer } from './transfer.js';
 import { inWindow } from './window.js';
 
 const RETRY_MS = 50;
+/** Of the lists of what a resync copies: those of the regions in the copy's own activity log. */
+const OWN_LISTS = 2;
 
 export interface CopierOptions {
   readonly context: CoordinatorContext;
@@ -34,6 +37,7 @@ export interface CopierOptions {
   readonly volumeName: string;
   readonly layout: VolumeLayout;
   readonly isLocal: (replica: Replica) => boolean;
+  readonly progress: Progress;
 }
 
 export class Copier {
@@ -42,18 +46,19 @@ export class Copier {
   readonly #membership: Membership;
   /** Dirty regions that clients wait for. */
   readonly #wantedRegions = new Set<number>();
-  readonly #repairing = new Set<string>();
+  /** Extents that are being repaired, and for which copies. */
+  readonly #repairing = new Map<string, { readonly badMask: number; readonly ended: Promise<boolean> }>();
   readonly #damage: Damage;
   readonly #transfer: Transfer;
   readonly #equalizer: Equalizer;
+  /** Extents of the regions in its own activity log that a replica under resync has yet to get, per region. */
+  readonly #unsettled = new Map<Replica, Map<number, number>>();
   #stopped = false;
   #reconciling = false;
   /** Damaged extents that could not be rewritten, by their offset in the volume: reported once. */
   readonly #unrepaired = new Set<number>();
   /** Damaged extents that were rewritten. */
   repairs = 0;
-  bytesDone = 0;
-  bytesTotal = 0;
 
   constructor(options: CopierOptions, io: VolumeIo, membership: Membership) {
     this.#options = options;
@@ -84,17 +89,26 @@ export class Copier {
    * Brings a stale, connected replica back into the in-sync set. False: it has all but damaged extents, stays syncing, and goes on with
    * `resume`. Rejects (and leaves it stale) when source or target is lost on the way.
    */
-  async resync(segment: Segment, replica: Replica): Promise<boolean> {
+  async resync(segment: Segment, replica: Replica, task: CopyTask): Promise<boolean> {
     this.#damage.forget(replica);
     replica.state = 'syncing';
     segment.refresh();
     this.#io.segmentChanged(segment); // from here on it receives every write, those in flight included
-    return this.#catchUp(segment, replica, async () => {
-      const { freed, written } = await this.#extentsToCopy(segment, replica);
-      this.bytesTotal += (freed.length + written.length) * EXTENT_BYTES;
-      // In this order: on a full drive there is room for the one only after the other.
-      return [freed, written];
+    return this.#catchUp(segment, replica, task, async () => {
+      const lists = await this.#extentsToCopy(segment, replica);
+      task.expect(lists.flat().length * EXTENT_BYTES);
+      const unsettled = new Map<number, number>();
+      for (const extent of lists.slice(0, OWN_LISTS).flat())
+        count(unsettled, Math.floor(extent / EXTENTS_PER_REGION), 1);
+      this.#unsettled.set(replica, unsettled);
+      return lists;
     });
+  }
+
+  /** How much `resync` or `resume` would copy if it began now. */
+  async bytesToCopy(segment: Segment, replica: Replica): Promise<number> {
+    if (replica.state === 'syncing') return this.#damage.extentsOf(replica).length * EXTENT_BYTES;
+    return (await this.#extentsToCopy(segment, replica)).flat().length * EXTENT_BYTES;
   }
 
   /** Whether it is time to `resume` with a replica. */
@@ -103,28 +117,37 @@ export class Copier {
   }
 
   /** Tries again what was damaged; ends as `resync` does. */
-  resume(segment: Segment, replica: Replica): Promise<boolean> {
-    return this.#catchUp(segment, replica, () => Promise.resolve([this.#damage.extentsOf(replica)]));
+  resume(segment: Segment, replica: Replica, task: CopyTask): Promise<boolean> {
+    return this.#catchUp(segment, replica, task, () => Promise.resolve([[...this.#damage.extentsOf(replica)]]));
   }
 
   /**
-   * Invariant 7, of a replica that is not in sync: its log may give up a region that is equal already. What it misses from then on is
-   * stamped above its generation at the in-sync copies, and what only it gets makes the region hot again.
+   * Invariant 7, of a replica that is not in sync: its log may give up a region in which it has nothing any more that the others lack. What
+   * it misses there is stamped above its generation at the in-sync copies, and what only it gets makes the region hot again. A resync depends
+   * on it: it may touch more regions than the log has room for.
    */
   mayCool(replica: Replica, region: number): boolean {
-    return this.#damage.hasRegion(replica, region);
+    const unsettled = this.#unsettled.get(replica);
+    return unsettled === undefined ? this.#damage.hasRegion(replica, region) : !unsettled.has(region);
   }
 
   /** Copies the extents of one list after those of the other, then joins. */
   async #catchUp(
     segment: Segment,
     replica: Replica,
-    list: () => Promise<readonly (readonly number[])[]>,
+    task: CopyTask,
+    list: () => Promise<readonly number[][]>,
   ): Promise<boolean> {
     let isWaiting = false;
     try {
       const damaged: number[] = [];
-      for (const extents of await list()) damaged.push(...(await this.#copyAll(segment, extents, replica)));
+      const lists = await list();
+      for (const [index, extents] of lists.entries()) {
+        const mayRefuse = index + 1 < lists.length;
+        const { damaged: some, refused } = await this.#copyAll(segment, extents, replica, task, mayRefuse);
+        damaged.push(...some);
+        lists.at(-1)?.push(...refused);
+      }
       isWaiting = damaged.length > 0 && replica.state === 'syncing';
       if (isWaiting) {
         this.#damage.wait(replica, damaged);
@@ -135,6 +158,7 @@ export class Copier {
       if (!(await this.#membership.join(segment, replica)))
         throw new BraidError('UNAVAILABLE', 'the replica was lost before it could join');
     } finally {
+      this.#unsettled.delete(replica);
       if (!isWaiting) this.#damage.forget(replica);
       // `join` changed the state if it succeeded; otherwise the replica stays stale at the generation it had.
       if (!isWaiting && replica.state === 'syncing' && !replica.joining) {
@@ -149,35 +173,34 @@ export class Copier {
   }
 
   /**
-   * Invariant 9: what was stamped after it fell out of sync, here or at the source, plus everything in the regions of its own activity log;
-   * apart, what the source has no slot for. Stamps of its own that the source lacks are of a time that was given up when an operator
-   * made an older copy the primary one.
+   * Invariant 9: what was stamped after it fell out of sync, here or at the source, plus everything in the regions of its own activity log.
+   * Stamps of its own that the source lacks are of a time that was given up when an operator made an older copy the primary one. In this
+   * order: those regions, which its log may give up only then, so that there is room in it for others; and what the source has no slot for
+   * before the rest, as on a full drive there is room for the one only after the other.
    */
-  async #extentsToCopy(segment: Segment, replica: Replica): Promise<{ freed: number[]; written: number[] }> {
+  async #extentsToCopy(segment: Segment, replica: Replica): Promise<readonly number[][]> {
     const extents = new Set<number>();
     const source = this.#transfer.sources(segment, 0)[0];
     if (source === undefined) throw new BraidError('UNAVAILABLE', 'no in-sync copy is connected');
     for (const copy of [source, replica])
-      for (const extent of await this.listExtents(segment, copy, replica.syncedGeneration, false)) extents.add(extent);
+      for (const extent of await this.listExtents(copy, replica.syncedGeneration, false)) extents.add(extent);
     for (const region of replica.hotRegions) {
       for (let index = 0; index < EXTENTS_PER_REGION; index++) extents.add(region * EXTENTS_PER_REGION + index);
     }
     const wanted = [...extents]
       .filter((extent) => extent < this.#options.layout.extentsPerSegment)
       .sort((a, b) => a - b);
-    const allocated = new Set(await this.listExtents(segment, source, 0, true));
-    return {
-      freed: wanted.filter((extent) => !allocated.has(extent)),
-      written: wanted.filter((extent) => allocated.has(extent)),
-    };
+    const allocated = new Set(await this.listExtents(source, 0, true));
+    const own = new Set(replica.hotRegions);
+    const isOwn = (extent: number): boolean => own.has(Math.floor(extent / EXTENTS_PER_REGION));
+    const inOrder = (extents: readonly number[]): number[][] => [
+      extents.filter((extent) => !allocated.has(extent)),
+      extents.filter((extent) => allocated.has(extent)),
+    ];
+    return [...inOrder(wanted.filter(isOwn)), ...inOrder(wanted.filter((extent) => !isOwn(extent)))];
   }
 
-  async listExtents(
-    segment: Segment,
-    replica: Replica,
-    afterGeneration: number,
-    allocatedOnly: boolean,
-  ): Promise<number[]> {
+  async listExtents(replica: Replica, afterGeneration: number, allocatedOnly: boolean): Promise<number[]> {
     const extents: number[] = [];
     let from = 0;
     do {
@@ -185,7 +208,7 @@ export class Copier {
       const reply = await replica.session.peer.call(
         OPCODE.LIST_EXTENTS,
         replica.session.handle,
-        segment.index,
+        replica.number,
         request,
       );
       if (reply.status !== STATUS.OK)
@@ -198,20 +221,38 @@ export class Copier {
   }
 
   /**
-   * Resolves to the extents that are damaged. Rejects when one could not be copied for another reason, once no copy is under way any more:
-   * the next attempt has the whole window again.
+   * Resolves to the extents that are damaged, and, if there will be room later, those that were refused for lack of it. Rejects when one could
+   * not be copied for another reason, once no copy is under way any more: the next attempt has the whole window again.
    */
-  async #copyAll(segment: Segment, extents: readonly number[], replica: Replica): Promise<readonly number[]> {
+  async #copyAll(
+    segment: Segment,
+    extents: readonly number[],
+    replica: Replica,
+    task: CopyTask,
+    mayRefuse: boolean,
+  ): Promise<{ readonly damaged: readonly number[]; readonly refused: readonly number[] }> {
+    const { pacer } = this.#options.context;
     const damaged: number[] = [];
-    await inWindow(extents, async (extent) => {
-      if (this.#stopped || replica.state !== 'syncing') throw new BraidError('ABORTED', 'the resync was interrupted');
-      const lost = await this.#copyExtent(segment, extent * EXTENT_BYTES, 0, () => [replica]);
-      if (lost.length === 0) this.bytesDone += EXTENT_BYTES;
-      else damaged.push(extent);
+    const refused: number[] = [];
+    const unsettled = this.#unsettled.get(replica);
+    const copy = async (extent: number): Promise<void> => {
+      if (this.#stopped || replica.state !== 'syncing') throw new BraidError('ABORTED', 'the copying was interrupted');
+      try {
+        const lost = await this.#copyExtent(segment, extent * EXTENT_BYTES, 0, () => [replica]);
+        if (lost.length > 0) damaged.push(extent);
+        else {
+          task.copied(EXTENT_BYTES);
+          if (unsettled !== undefined) count(unsettled, Math.floor(extent / EXTENTS_PER_REGION), -1);
+        }
+      } catch (error) {
+        if (!mayRefuse || !(error instanceof BraidError) || error.code !== 'NO_SPACE') throw error;
+        refused.push(extent);
+      }
       if (damaged.length > limits.damagedExtentsMax)
         throw new BraidError('DRIVE', 'too much of the in-sync copy cannot be read; replace its drive');
-    });
-    return damaged;
+    };
+    await inWindow(extents, (extent) => pacer.run(EXTENT_BYTES, () => copy(extent)));
+    return { damaged, refused };
   }
 
   /** The copy's log learns that it has everything; the entries that the resync left there are from now on cooled with all others. */
@@ -223,9 +264,9 @@ export class Copier {
 
   /** Not those of a change that a copy lost since then may miss: the generation says which. */
   async #purgeTombstones(segment: Segment): Promise<void> {
-    const { generation, index } = segment;
-    const purge = ({ session }: Replica): Promise<unknown> =>
-      session.peer.call(OPCODE.PURGE_TOMBSTONES, session.handle, index, undefined, (frame) => {
+    const { generation } = segment;
+    const purge = ({ session, number }: Replica): Promise<unknown> =>
+      session.peer.call(OPCODE.PURGE_TOMBSTONES, session.handle, number, undefined, (frame) => {
         frame.generation = generation;
       });
     await Promise.allSettled(segment.replicas.filter((replica) => replica.ready).map(purge));
@@ -246,20 +287,24 @@ export class Copier {
   }
 
   async #reconcileAll(): Promise<void> {
-    const { regions, context } = this.#options;
-    this.bytesTotal += regions.dirtyCount * REGION_BYTES;
+    const { regions, context, progress } = this.#options;
+    const task = progress.begin('reconcile', null);
+    task.expect(regions.dirtyCount * REGION_BYTES);
     let region = this.#nextRegion(true);
     while (region !== null && !this.#stopped) {
       const isDone = await this.#reconcile(region);
       const wasWanted = this.#wantedRegions.delete(region);
-      if (isDone) this.#reconciled(region);
-      else {
+      if (isDone) {
+        this.#reconciled(region);
+        task.copied(REGION_BYTES);
+      } else {
         if (wasWanted) this.#wantedRegions.add(region); // at the end of the line
         regions.postpone(region);
         await sleep(context.clock, RETRY_MS);
       }
       region = this.#nextRegion(isDone);
     }
+    task.end();
     this.#reconciling = false;
   }
 
@@ -274,7 +319,6 @@ export class Copier {
     const { regions } = this.#options;
     regions.markClean(region);
     this.#settleSegment(regions.segmentOf(region));
-    this.bytesDone += REGION_BYTES;
     this.#io.regionClean(region);
   }
 
@@ -292,21 +336,25 @@ export class Copier {
 
   /** True when all in-sync copies of the region are connected and equal. */
   async #reconcile(region: number): Promise<boolean> {
-    const { segments, regions } = this.#options;
+    const { segments, regions, context } = this.#options;
     const segment = segments[regions.segmentOf(region)];
     if (segment === undefined) return true;
     if (segment.readableMask === 0 || segment.readableMask !== segment.inSyncMask) return false;
     const { generation } = segment;
     const first = regions.indexInSegment(region) * REGION_BYTES;
     const extents = Array.from({ length: EXTENTS_PER_REGION }, (_, index) => first + index * EXTENT_BYTES);
+    const equalize = async (offsetBytes: number): Promise<void> => {
+      const lost = await this.#locked(segment, offsetBytes, () => this.#equalizer.equalize(segment, offsetBytes));
+      this.#noted(segment, offsetBytes, lost, 0);
+      // Blocks that fail their checksum everywhere are refused by every copy alike. What cannot be read now may come back, here or there.
+      if (lost.some(({ isCorrupt }) => !isCorrupt))
+        throw new BraidError('DRIVE', 'a block cannot be read from any in-sync copy');
+    };
     try {
-      await inWindow(extents, async (offsetBytes) => {
-        const lost = await this.#locked(segment, offsetBytes, () => this.#equalizer.equalize(segment, offsetBytes));
-        this.#noted(segment, offsetBytes, lost, 0);
-        // Blocks that fail their checksum everywhere are refused by every copy alike. What cannot be read now may come back, here or there.
-        if (lost.some(({ isCorrupt }) => !isCorrupt))
-          throw new BraidError('DRIVE', 'a block cannot be read from any in-sync copy');
-      });
+      // While a client waits for a region nothing holds the copier up.
+      await inWindow(extents, (offset) =>
+        this.#wantedRegions.size > 0 ? equalize(offset) : context.pacer.run(EXTENT_BYTES, () => equalize(offset)),
+      );
     } catch (error) {
       if (error instanceof BraidError) return false;
       throw error;
@@ -321,20 +369,24 @@ export class Copier {
    * being repaired: who finds it next asks again.
    */
   repair(segment: Segment, offsetBytes: number, badMask: number): void {
-    void this.mend(segment, offsetBytes, badMask);
+    if (!this.#repairing.has(repairKey(segment, offsetBytes))) void this.mend(segment, offsetBytes, badMask);
   }
 
-  /** As `repair`; resolves when that has ended, to whether all of the extent is right there now. */
+  /** As `repair`, after one that is under way; resolves when that has ended, to whether all of the extent is right there now. */
   async mend(segment: Segment, offsetBytes: number, badMask: number): Promise<boolean> {
     const extentOffset = offsetBytes - (offsetBytes % EXTENT_BYTES);
-    const key = `${segment.index}/${extentOffset}`;
-    if (this.#repairing.has(key) || this.#repairing.size >= limits.copyWindowExtents) return false;
-    this.#repairing.add(key);
-    try {
-      return await this.#repair(segment, extentOffset, badMask);
-    } finally {
-      this.#repairing.delete(key);
+    const key = repairKey(segment, offsetBytes);
+    const underWay = this.#repairing.get(key);
+    if (underWay !== undefined) {
+      const isRight = await underWay.ended;
+      return (badMask & ~underWay.badMask) === 0 ? isRight : this.mend(segment, offsetBytes, badMask);
     }
+    if (this.#repairing.size >= limits.copyWindowExtents) return false;
+    const ended = this.#repair(segment, extentOffset, badMask).finally(() => {
+      this.#repairing.delete(key);
+    });
+    this.#repairing.set(key, { badMask, ended });
+    return ended;
   }
 
   async #repair(segment: Segment, offsetBytes: number, badMask: number): Promise<boolean> {
@@ -456,4 +508,15 @@ export class Copier {
     else if (excludedSources === 0) this.#damage.found(segment.index, offsetBytes, blocks);
     return lost;
   }
+}
+
+/** Counts per region; a region without any is not in the map. */
+function count(regions: Map<number, number>, region: number, change: 1 | -1): void {
+  const number = (regions.get(region) ?? 0) + change;
+  if (number > 0) regions.set(region, number);
+  else regions.delete(region);
+}
+
+function repairKey({ index }: Segment, offsetBytes: number): string {
+  return `${index}/${Math.floor(offsetBytes / EXTENT_BYTES)}`;
 }

@@ -24,7 +24,7 @@ export interface DamageOptions {
 
 export class Damage {
   readonly #options: DamageOptions;
-  readonly #waits = new Map<Replica, Wait>();
+  readonly #waits = new WeakMap<Replica, Wait>();
   /** Extents that were reported, by their offset in the volume. */
   readonly #reported = new Set<number>();
 

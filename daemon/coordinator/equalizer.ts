@@ -25,10 +25,10 @@ export class Equalizer {
    */
   async equalize(segment: Segment, offsetBytes: number): Promise<readonly LostBlock[]> {
     const inSync = segment.replicas.filter(({ state }) => state === 'in-sync');
-    const copies = await compareCopies(segment, inSync, offsetBytes / EXTENT_BYTES, false);
+    const copies = await compareCopies(inSync, offsetBytes / EXTENT_BYTES, false);
     const verdict = judge(copies);
     if (verdict.isEqual && segment.whole) {
-      await this.teach(segment, offsetBytes, copies, verdict);
+      await this.teach(offsetBytes, copies, verdict);
       return [];
     }
     const lost: LostBlock[] = [];
@@ -46,12 +46,12 @@ export class Equalizer {
   }
 
   /** All copies are equal: those that lack checksums keep them from now on. What fails is done by the next scrub. */
-  async teach(segment: Segment, offsetBytes: number, copies: readonly CopySums[], { unsure }: Verdict): Promise<void> {
+  async teach(offsetBytes: number, copies: readonly CopySums[], { unsure }: Verdict): Promise<void> {
     if (unsure.length === 0) return;
     const checksums = [...(copies[0]?.sums ?? [])];
     const request = braid.LearnRequest.encode({ extent: offsetBytes / EXTENT_BYTES, checksums }).finish();
     await Promise.allSettled(
-      unsure.map(({ session }) => session.peer.call(OPCODE.LEARN, session.handle, segment.index, request)),
+      unsure.map(({ session, number }) => session.peer.call(OPCODE.LEARN, session.handle, number, request)),
     );
   }
 
@@ -61,9 +61,9 @@ export class Equalizer {
    */
   async settle(segment: Segment, offsetBytes: number, stored: boolean): Promise<Verdict> {
     const replicas = segment.replicas.filter(({ bit }) => (segment.readableMask & bit) !== 0);
-    const copies = await compareCopies(segment, replicas, offsetBytes / EXTENT_BYTES, stored);
+    const copies = await compareCopies(replicas, offsetBytes / EXTENT_BYTES, stored);
     const verdict = judge(copies);
-    if (verdict.isEqual) await this.teach(segment, offsetBytes, copies, verdict);
+    if (verdict.isEqual) await this.teach(offsetBytes, copies, verdict);
     if (verdict.mendable.length === 0) return verdict;
     for (const { block, holder, strays } of verdict.mendable) {
       const range = { offsetBytes: offsetBytes + block * BLOCK_BYTES, lengthBytes: BLOCK_BYTES };
@@ -76,9 +76,9 @@ export class Equalizer {
   /** Some blocks were made equal: if all are now, the copies learn the checksums of the others. */
   async #teachAfter(segment: Segment, offsetBytes: number): Promise<void> {
     const replicas = segment.replicas.filter(({ bit }) => (segment.readableMask & bit) !== 0);
-    const copies = await compareCopies(segment, replicas, offsetBytes / EXTENT_BYTES, true);
+    const copies = await compareCopies(replicas, offsetBytes / EXTENT_BYTES, true);
     const verdict = judge(copies);
-    if (verdict.isEqual) await this.teach(segment, offsetBytes, copies, verdict);
+    if (verdict.isEqual) await this.teach(offsetBytes, copies, verdict);
   }
 
   async #copyBlocks(

@@ -21,8 +21,8 @@ export class FlushTable {
   readonly #sessions: readonly Session[];
   readonly #epoch: number;
   readonly #frame = new Frame();
-  /** Per row and session: writes acknowledged on the session when the FLUSH was sent, or NOT_AWAITED. */
-  readonly #covered: Float64Array;
+  /** Per session and row: writes acknowledged on the session when the FLUSH was sent, or NOT_AWAITED. */
+  #covered: Float64Array;
 
   constructor(table: OperationTable, sessions: readonly Session[], epoch: number) {
     this.#table = table;
@@ -32,11 +32,12 @@ export class FlushTable {
   }
 
   #cell(row: number, session: Session): number {
-    return row * this.#sessions.length + session.index;
+    return session.index * this.#table.capacity + row;
   }
 
   /** Sends FLUSH wherever there is something to flush. */
   start(row: number): void {
+    if (this.#covered.length < this.#table.capacity * this.#sessions.length) this.#grow();
     for (const session of this.#sessions) {
       if (session.writesAcked === session.writesFlushed || !this.#hasTarget(session)) continue;
       this.#covered[this.#cell(row, session)] = UNSENT;
@@ -80,8 +81,14 @@ export class FlushTable {
   }
 
   clear(row: number): void {
-    const first = row * this.#sessions.length;
-    this.#covered.fill(NOT_AWAITED, first, first + this.#sessions.length);
+    for (const session of this.#sessions) this.#covered[this.#cell(row, session)] = NOT_AWAITED;
+  }
+
+  /** Sessions have come with copies on other nodes. */
+  #grow(): void {
+    const larger = new Float64Array(this.#table.capacity * this.#sessions.length).fill(NOT_AWAITED);
+    larger.set(this.#covered);
+    this.#covered = larger;
   }
 
   #isComplete(session: Session): boolean {

@@ -16,7 +16,7 @@ import { limits } from '../base/limits.js';
 import { BLOCK_BYTES, EXTENT_BYTES } from '../base/units.js';
 import type { BlockVolume, BlockVolumeHandler } from '../ports/block-volume.js';
 import { NO_BUFFER, type BufferId } from '../ports/slab.js';
-import { FLAG, Frame, OPCODE, STATUS, statusName, type Status } from '../protocol/frame.js';
+import { FLAG, Frame, OPCODE, segmentIndexOf, STATUS, statusName, type Status } from '../protocol/frame.js';
 import { FlushTable } from './flush.js';
 import type { IoOptions } from './io-options.js';
 import { KIND, OperationTable, PHASE, slotOf } from './operations.js';
@@ -251,7 +251,7 @@ export class VolumeIo implements BlockVolume {
       this.#writeOpcode(row),
       table.tag(row, replica.slot),
       replica.session.handle,
-      segment.index,
+      replica.number,
     );
     frame.flags = (table.flags[row] ?? 0) | (segment.whole ? 0 : FLAG.TOMBSTONE);
     frame.generation = segment.generation;
@@ -274,10 +274,9 @@ export class VolumeIo implements BlockVolume {
     }
   }
 
-  #onWriteReply(row: number, slot: number, status: number): void {
+  #onWriteReply(row: number, replica: Replica, status: number): void {
     const table = this.#table;
     const segment = this.#segmentOf(row);
-    const replica = segment.replicaAt(slot);
     const bit = replica.bit;
     if (((table.pending[row] ?? 0) & bit) === 0) return;
     if (status === STATUS.FENCED) {
@@ -361,7 +360,8 @@ export class VolumeIo implements BlockVolume {
   /** The reply names a segment on the drive that failed: every replica on that drive fails with it. The flush goes on without them. */
   #flushFailed(session: Session, failedSegment: number, reason: string): void {
     const { segments, hooks } = this.#options;
-    const failed = segments[failedSegment]?.replicas.find((replica) => replica.session === session);
+    const candidates = segments[segmentIndexOf(failedSegment)]?.replicas ?? [];
+    const failed = candidates.find((replica) => replica.session === session && replica.number === failedSegment);
     for (const { replicas } of segments) {
       for (const replica of replicas) {
         if (replica.session === session && replica.driveId === failed?.driveId && replica.state !== 'stale')
@@ -389,13 +389,23 @@ export class VolumeIo implements BlockVolume {
     const opcode = frame.opcode & ~OPCODE.REPLY;
     if (opcode === OPCODE.READ) {
       const awaited = phase[row] === PHASE.MERGING || (kind[row] === KIND.READ && phase[row] === PHASE.ACTIVE);
-      if (awaited) this.#reads.onReply(row, slotOf(frame.tag), frame, buffer);
+      const source = awaited ? this.#sender(row, session, frame) : null;
+      if (source !== null) this.#reads.onReply(row, source, frame, buffer);
       else if (buffer !== NO_BUFFER) slab.release(buffer);
       return;
     }
     if (buffer !== NO_BUFFER) slab.release(buffer);
     if (kind[row] === KIND.FLUSH) this.#onFlushReply(row, session, frame.status, frame.segment);
-    else if (kind[row] !== KIND.READ) this.#onWriteReply(row, slotOf(frame.tag), frame.status);
+    else if (kind[row] !== KIND.READ) {
+      const replica = this.#sender(row, session, frame);
+      if (replica !== null) this.#onWriteReply(row, replica, frame.status);
+    }
+  }
+
+  /** Who answers; null when that copy has left the segment since, whoever has its slot now. */
+  #sender(row: number, session: Session, frame: Frame): Replica | null {
+    const replica = this.#segmentOf(row).replicaAt(slotOf(frame.tag));
+    return replica !== null && replica.session === session && replica.number === frame.segment ? replica : null;
   }
 
   /** The session is open (again): what its replicas still owe is sent once more. */
@@ -423,11 +433,9 @@ export class VolumeIo implements BlockVolume {
   sessionDown(session: Session): void {
     const table = this.#table;
     for (let row = 0; row < table.capacity; row++) {
-      const reading =
-        table.phase[row] === PHASE.MERGING || (table.kind[row] === KIND.READ && table.phase[row] === PHASE.ACTIVE);
-      if (reading) {
+      if (this.#isReading(row)) {
         const replica = this.#segmentOf(row).replicaAt(table.source[row] ?? 0);
-        if (replica.session !== session) continue;
+        if (replica?.session !== session) continue;
         replica.readsInFlight--;
         this.#reads.send(row);
       } else if (this.#isWriteOut(row)) {
@@ -446,9 +454,18 @@ export class VolumeIo implements BlockVolume {
         this.#flushes.dropStale(row);
         this.#settleFlush(row);
       } else if (table.phase[row] === PHASE.FREE || table.segment[row] !== segment.index) continue;
-      else if (table.phase[row] === PHASE.PARKED) this.#reads.send(row);
+      // Bits of a copy that has left say nothing of the next one in its slot.
+      table.tried[row] = (table.tried[row] ?? 0) & segment.slotsMask;
+      table.took[row] = (table.took[row] ?? 0) & segment.slotsMask;
+      const hasLostSource = this.#isReading(row) && segment.replicaAt(table.source[row] ?? 0) === null;
+      if (table.phase[row] === PHASE.PARKED || hasLostSource) this.#reads.send(row);
       else if (this.#isWriteOut(row)) this.#reissue(row, segment);
     }
+  }
+
+  #isReading(row: number): boolean {
+    const { kind, phase } = this.#table;
+    return phase[row] === PHASE.MERGING || (kind[row] === KIND.READ && phase[row] === PHASE.ACTIVE);
   }
 
   #isWriteOut(row: number): boolean {

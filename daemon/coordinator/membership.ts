@@ -14,20 +14,21 @@ import { limits } from '../base/limits.js';
 import { REGION_BYTES } from '../base/units.js';
 import { sleep } from '../ports/clock.js';
 import type { StoreCompare, StoreOperation } from '../ports/cluster-store.js';
-import { OPCODE, STATUS, statusName, type Frame } from '../protocol/frame.js';
+import { OPCODE, segmentIndexOf, STATUS, statusName } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
 import { readRecord } from '../ports/stored-records.js';
-import { records, type SegmentRecord, type VolumeRecord } from '../protocol/records.js';
+import { records, type DriveRecord } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
-import type { VolumeId } from '../base/ids.js';
-import type { BufferId } from '../ports/slab.js';
 import { readOpened } from './answers.js';
-import { Serial, type CoordinatorContext } from './context.js';
+import { Serial } from './context.js';
+import { sessionFor } from './load-segments.js';
+import type { MembershipOptions } from './membership-options.js';
 import type { DownCause, Peer } from './peers.js';
-import type { Replica, ReplicaState, Segment, SegmentCounts, Session } from './segment.js';
+import { applyChanges, changedRecord, copiesOn, leaving, recordOf, type Change, type Copy } from './segment-changes.js';
+import type { Replica, Segment, Session } from './segment.js';
 
 /** What a segment takes in an OPEN, its drive and layout included, and in the answer, where a region that is hot takes two more. */
-const OPEN_BYTES_PER_SEGMENT = 256;
+const OPEN_BYTES_PER_SEGMENT = 384;
 /** The volume's record and the rest: the labels are most of it, 32 with 130 bytes each at most. */
 const OPEN_BYTES_REST = 8_192;
 const OPENED_BYTES_PER_SEGMENT = 16;
@@ -36,38 +37,6 @@ const OPENS_AT_ONCE = 4;
 /** Store transactions hold at most 64 compares; one is the owner's. */
 const SEGMENTS_PER_TXN = 60;
 const STORE_RETRY_MS = 100;
-
-export interface MembershipEvents {
-  segmentChanged(segment: Segment): void;
-  sessionReady(session: Session): void;
-  sessionDown(session: Session): void;
-  onReply(session: Session, frame: Frame, buffer: BufferId): void;
-  onPressure(): void;
-  onDamaged(segment: Segment, replica: Replica, offsetBytes: number): void;
-  /** An in-sync copy does not know all checksums of these regions any more: its agent was restarted while they were hot. */
-  onForgotten(segment: Segment, regions: readonly number[]): void;
-  fenced(reason: string): void;
-  /** Another replica is open: opening waits for this. */
-  progressed(): void;
-}
-
-export interface MembershipOptions {
-  readonly context: CoordinatorContext;
-  readonly volumeId: VolumeId;
-  readonly volume: VolumeRecord;
-  readonly epoch: number;
-  readonly ownerRevision: number;
-  readonly segments: readonly Segment[];
-  readonly counts: SegmentCounts;
-  readonly sessions: readonly Session[];
-  readonly events: MembershipEvents;
-}
-
-interface Change {
-  readonly segment: Segment;
-  readonly replica: Replica;
-  readonly toInSync: boolean;
-}
 
 interface SessionLife {
   /** Since when it is not open; null while it is. */
@@ -93,9 +62,14 @@ export class Membership {
     const answerBytes = OPENED_BYTES_PER_SEGMENT + (2 * options.volume.segmentBytes) / REGION_BYTES;
     const bytesMax = limits.controlPayloadBytesMax - OPEN_BYTES_REST;
     this.#segmentsPerOpen = Math.floor(bytesMax / Math.max(OPEN_BYTES_PER_SEGMENT, answerBytes));
-    const now = options.context.clock.nowMs();
-    for (const session of options.sessions)
-      this.#lives.set(session, { downSinceMs: now, dead: false, attempt: 0, opening: false });
+    for (const session of options.sessions) this.#beginLife(session);
+  }
+
+  #beginLife(session: Session): SessionLife {
+    const downSinceMs = this.#options.context.clock.nowMs();
+    const life = { downSinceMs, dead: false, attempt: 0, opening: false };
+    this.#lives.set(session, life);
+    return life;
   }
 
   connect(): void {
@@ -151,9 +125,8 @@ export class Membership {
     const attempt = ++life.attempt;
     life.opening = true;
     try {
-      const all = this.#options.segments.filter((segment) =>
-        segment.replicas.some((replica) => replica.session === session),
-      );
+      const all = copiesOn(session, this.#options.segments);
+      if (all.length === 0) return;
       const opened = new Map<number, braid.IOpenedSegment>();
       let handle = 0;
       let from = 0;
@@ -184,23 +157,21 @@ export class Membership {
     }
   }
 
-  async #open(session: Session, segments: readonly Segment[]): Promise<braid.OpenReply> {
+  async #open(session: Session, copies: readonly Copy[]): Promise<braid.OpenReply> {
     const { volumeId, epoch, volume } = this.#options;
     const request = {
       volumeId,
       epoch,
       volume: records.volume.encode(volume),
-      segments: segments.map((segment) => {
-        const replica = segment.replicas.find((candidate) => candidate.session === session);
-        return {
-          index: segment.index,
-          driveId: replica?.driveId ?? '',
-          generation: segment.generation,
-          sizeBytes: volume.segmentBytes,
-          layout: records.segment.encode(recordOf(segment)),
-          certain: replica !== undefined && isCertain(replica),
-        };
-      }),
+      segments: copies.map(({ segment, replica }) => ({
+        index: segment.index,
+        copy: Math.floor(replica.number / limits.segmentsPerVolumeMax),
+        driveId: replica.driveId,
+        generation: segment.generation,
+        sizeBytes: volume.segmentBytes,
+        layout: records.segment.encode(recordOf(segment)),
+        certain: isCertain(replica),
+      })),
     };
     const reply = await session.peer.call(OPCODE.OPEN, 0, 0, braid.OpenRequest.encode(request).finish());
     if (reply.status === STATUS.FENCED)
@@ -224,15 +195,15 @@ export class Membership {
       onPressure: () => {
         events.onPressure();
       },
-      onDamaged: (index, offsetBytes) => {
-        const segment = this.#options.segments[index];
-        const replica = segment?.replicas.find((candidate) => candidate.session === session);
+      onDamaged: (number, offsetBytes) => {
+        const segment = this.#options.segments[segmentIndexOf(number)];
+        const replica = segment?.replicas.find((one) => one.session === session && one.number === number);
         if (segment !== undefined && replica !== undefined) events.onDamaged(segment, replica, offsetBytes);
       },
     });
     const touched = new Set<Segment>();
     this.#forReplicas(session, (segment, replica) => {
-      const state = opened.get(segment.index);
+      const state = opened.get(replica.number);
       replica.opened = state?.status === STATUS.OK;
       replica.hotRegions = state?.hotRegions ?? [];
       replica.logIsUncertain = state?.uncertain === true;
@@ -243,7 +214,7 @@ export class Membership {
       const counts = replica.state === 'in-sync' || replica.joining;
       if (restarted && counts && state?.uncertain === true) replica.suspect = true;
       if (replica.suspect) replica.opened = false;
-      if (replica.state === 'in-sync' && !replica.opened) lost.push({ segment, replica, toInSync: false });
+      if (replica.state === 'in-sync' && !replica.opened) lost.push({ kind: 'drop', segment, replica });
       if (restarted && replica.state === 'in-sync' && replica.opened) events.onForgotten(segment, replica.hotRegions);
     });
     session.open = true;
@@ -262,12 +233,13 @@ export class Membership {
   async reopen(session: Session, segments: readonly Segment[]): Promise<void> {
     const life = this.#life(session);
     const attempt = life.attempt;
-    const reply = await this.#open(session, segments.slice(0, this.#segmentsPerOpen));
+    const reply = await this.#open(session, copiesOn(session, segments).slice(0, this.#segmentsPerOpen));
     if (life.attempt !== attempt || !session.open)
       throw new BraidError('UNAVAILABLE', `${session.peer.name} went away`);
     for (const state of reply.segments) {
-      const segment = this.#options.segments[state.index ?? 0];
-      const replica = segment?.replicas.find((candidate) => candidate.session === session);
+      const number = state.index ?? 0;
+      const segment = this.#options.segments[segmentIndexOf(number)];
+      const replica = segment?.replicas.find((one) => one.session === session && one.number === number);
       if (segment === undefined || replica === undefined) continue;
       replica.opened = state.status === STATUS.OK && !replica.suspect;
       replica.hotRegions = state.hotRegions ?? [];
@@ -299,6 +271,7 @@ export class Membership {
   replicaFailed(replica: Replica, reason: string): void {
     if (!replica.opened || this.#closed) return;
     replica.opened = false;
+    replica.failures++;
     const segment = this.#options.segments.find((candidate) => candidate.replicas.includes(replica));
     if (segment === undefined) return;
     segment.refresh();
@@ -313,7 +286,7 @@ export class Membership {
       replica.state = 'stale';
       segment.refresh();
       events.segmentChanged(segment);
-    } else await this.#drop([{ segment, replica, toInSync: false }], reason);
+    } else await this.#drop([{ kind: 'drop', segment, replica }], reason);
     await this.#resetSession(replica.session);
   }
 
@@ -344,7 +317,7 @@ export class Membership {
         const overdue = life.downSinceMs !== null && (life.dead || now - life.downSinceMs >= limits.reconnectGraceMs);
         // Open, but without this replica: its agent was restarted or its drive failed when no other copy was there to replace it.
         const shut = replica.session.open && !replica.opened;
-        if (replica.state === 'in-sync' && (overdue || shut)) changes.push({ segment, replica, toInSync: false });
+        if (replica.state === 'in-sync' && (overdue || shut)) changes.push({ kind: 'drop', segment, replica });
       }
     }
     if (changes.length > 0) await this.#drop(changes, 'it does not answer');
@@ -376,7 +349,7 @@ export class Membership {
     const changes: Change[] = [];
     for (const segment of this.#options.segments) {
       for (const replica of segment.replicas) {
-        if (replica.state === 'in-sync' && !replica.ready) changes.push({ segment, replica, toInSync: false });
+        if (replica.state === 'in-sync' && !replica.ready) changes.push({ kind: 'drop', segment, replica });
       }
     }
     if (changes.length > 0) await this.#drop(changes, 'it could not be reached when the volume was opened');
@@ -406,6 +379,7 @@ export class Membership {
         if (replica.state === 'in-sync' && replica.ready) survivors.add(replica.session.peer);
       }
     }
+    for (const { kind, replica } of changes) if (kind === 'join') survivors.add(replica.session.peer);
     await Promise.allSettled([...survivors].map((peer) => peer.call(OPCODE.PING, 0, 0)));
   }
 
@@ -414,14 +388,67 @@ export class Membership {
     return segment.hasCertain(replica.bit);
   }
 
-  /** Makes a syncing replica in-sync; the caller has made it equal and durable. Resolves to false when it was lost meanwhile. */
+  /**
+   * Makes a syncing replica in-sync; the caller has made it equal and durable. Resolves to false when it was lost meanwhile. The copy that it
+   * replaces leaves the segment in the same transaction: what counts at any moment is the one or the other.
+   */
   join(segment: Segment, replica: Replica): Promise<boolean> {
+    const mayJoin = (): boolean => replica.state === 'syncing' && replica.ready && !this.#closed;
     return this.#serial.run(async () => {
-      if (replica.state !== 'syncing' || !replica.ready || this.#closed) return false;
+      const changes: Change[] = [{ kind: 'join', segment, replica }];
+      if (mayJoin() && replica.replaces !== null) await this.#hearSurvivors(changes);
+      if (!mayJoin()) return false;
       replica.joining = true; // until the outcome is known; for ever if this owner ends before
-      await this.#commit([{ segment, replica, toInSync: true }]);
-      return (replica.state as ReplicaState) === 'in-sync';
+      await this.#commit(changes);
+      return replica.state === 'in-sync';
     });
+  }
+
+  // ---- copies that come and go
+
+  /** The session with the peer that serves the drive: a new one when it holds nothing of the volume yet. */
+  sessionOf(drive: DriveRecord): Session {
+    const { context, sessions } = this.#options;
+    const session = sessionFor(context, sessions, drive);
+    if (!this.#lives.has(session)) {
+      this.#beginLife(session);
+      session.peer.subscribe(this);
+    }
+    return session;
+  }
+
+  /** Adds the copies, stale and empty, that `make` makes when nothing else is being changed. */
+  add(make: () => Promise<readonly Copy[]>): Promise<void> {
+    return this.#serial.run(async () => {
+      const copies = await make();
+      await this.#commit(copies.map((copy) => ({ kind: 'add', ...copy })));
+      if (this.#closed) throw new BraidError('FENCED', 'the volume is not owned here any more');
+      for (const session of new Set(copies.map(({ replica }) => replica.session)))
+        if (!session.open && session.peer.ready) void this.#openSession(session);
+    });
+  }
+
+  /** Takes copies that have not replaced another yet out of their segments; those that have by then stay. Resolves to their number. */
+  giveUp(copies: readonly Copy[]): Promise<number> {
+    return this.#serial.run(async () => {
+      const left = copies.filter(
+        ({ segment, replica }) =>
+          replica.replaces !== null && replica.state !== 'in-sync' && segment.replicas.includes(replica),
+      );
+      await this.#commit(left.map((copy) => ({ kind: 'remove', ...copy })));
+      return left.length;
+    });
+  }
+
+  /** Frees the space of a copy that has left its segment, and takes it out of the session; its node goes on if this does not come to an end. */
+  async #deleteLeft({ segment, replica }: Copy): Promise<void> {
+    const { session, driveId } = replica;
+    const { volumeId, epoch } = this.#options;
+    const request = { volumeId, epoch, segments: [{ index: segment.index, driveId }] };
+    if (!session.open) return;
+    await session.peer
+      .call(OPCODE.DELETE, session.handle, 0, braid.DeleteRequest.encode(request).finish())
+      .catch(() => undefined); // its session has ended with the connection
   }
 
   // ---- compare-and-swap
@@ -436,7 +463,7 @@ export class Membership {
   }
 
   async #commitGroup(groups: readonly [Segment, Change[]][]): Promise<void> {
-    const { context, volumeId, ownerRevision, events } = this.#options;
+    const { context, volumeId, volume, ownerRevision, events } = this.#options;
     const compares: StoreCompare[] = [{ key: storeKeys.owner(volumeId), revision: ownerRevision }];
     const operations: StoreOperation[] = [];
     const nowMs = Math.floor(context.clock.wallMs());
@@ -444,6 +471,10 @@ export class Membership {
       const key = storeKeys.segment(volumeId, segment.index);
       compares.push({ key, revision: segment.revision });
       operations.push({ type: 'put', key, value: records.segment.encode(changedRecord(segment, changes, nowMs)) });
+      for (const { driveId } of leaving(segment, changes)) {
+        const left = storeKeys.left(driveId, volumeId, segment.index);
+        operations.push({ type: 'put', key: left, value: records.name.encode(volume.name) });
+      }
     }
     for (;;) {
       if (this.#closed) return;
@@ -452,7 +483,10 @@ export class Membership {
         await sleep(context.clock, STORE_RETRY_MS);
         continue;
       }
-      for (const [segment, changes] of groups) this.#apply(segment, changes, revision, nowMs);
+      for (const [segment, changes] of groups) {
+        const left = applyChanges(segment, changes, { revision, nowMs });
+        for (const replica of left) void this.#deleteLeft({ segment, replica });
+      }
       for (const [segment] of groups) events.segmentChanged(segment);
       this.#keepLayouts(groups.map(([segment]) => segment));
       return;
@@ -489,21 +523,6 @@ export class Membership {
     }
   }
 
-  #apply(segment: Segment, changes: readonly Change[], revision: number, nowMs: number): void {
-    for (const { replica, toInSync } of changes) {
-      replica.state = toInSync ? 'in-sync' : 'stale';
-      replica.uncertain = false;
-      replica.isEqualized = toInSync && !replica.suspect;
-      replica.joining = false;
-      replica.suspect &&= toInSync; // one that lost power while it joined is in the set now, and has to leave it
-      replica.syncedGeneration = toInSync ? 0 : segment.generation;
-      replica.staleSinceMs = toInSync ? 0 : nowMs;
-    }
-    segment.generation++;
-    segment.revision = revision;
-    segment.refresh();
-  }
-
   /**
    * Has every copy that is open keep the layouts as they are now: the cluster can be rebuilt from its drives. Nobody waits for it. A drive
    * that has not heard of the change yet does not hide it: what was written since is stamped above the generation of its layout.
@@ -511,7 +530,7 @@ export class Membership {
   #keepLayouts(segments: readonly Segment[]): void {
     const { context, sessions, volume } = this.#options;
     for (const session of sessions) {
-      const open = segments.filter(({ replicas }) => replicas.some((one) => one.session === session && one.ready));
+      const open = copiesOn(session, segments).filter(({ replica }) => replica.ready);
       for (let from = 0; from < open.length; from += this.#segmentsPerOpen) {
         this.#open(session, open.slice(from, from + this.#segmentsPerOpen)).catch((error: unknown) => {
           // It went away, and is told when it is back.
@@ -560,35 +579,4 @@ export class Membership {
 function isCertain({ state, isEqualized, suspect, session }: Replica): boolean {
   const isSameProcess = session.open && session.peer.ready && session.incarnation === session.peer.incarnation;
   return state === 'in-sync' && isEqualized && !suspect && isSameProcess;
-}
-
-function recordOf(segment: Segment): SegmentRecord {
-  return {
-    index: segment.index,
-    generation: segment.generation,
-    replicas: segment.replicas.map((replica) => ({
-      driveId: replica.driveId,
-      inSync: replica.state === 'in-sync',
-      syncedGeneration: replica.syncedGeneration,
-      staleSinceMs: replica.staleSinceMs,
-    })),
-  };
-}
-
-function changedRecord(segment: Segment, changes: readonly Change[], nowMs: number): SegmentRecord {
-  const record = recordOf(segment);
-  return {
-    ...record,
-    generation: segment.generation + 1,
-    replicas: record.replicas.map((replica) => {
-      const change = changes.find((candidate) => candidate.replica.driveId === replica.driveId);
-      if (change === undefined) return replica;
-      return {
-        driveId: replica.driveId,
-        inSync: change.toInSync,
-        syncedGeneration: change.toInSync ? 0 : segment.generation,
-        staleSinceMs: change.toInSync ? 0 : nowMs,
-      };
-    }),
-  };
 }

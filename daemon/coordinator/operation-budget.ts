@@ -16,6 +16,8 @@ export class OperationBudget {
   /** Volumes that were refused, in turn. */
   readonly #waiting = new Set<() => void>();
   #isWaking = false;
+  /** Pieces started so far. */
+  starts = 0;
 
   constructor(assured: number = limits.operationsAssuredPerVolume, sharedMax: number = limits.operationsSharedMax) {
     this.#assured = assured;
@@ -32,6 +34,7 @@ export class OperationBudget {
 
   /** A volume has started a piece and has `inFlight` now. */
   started(inFlight: number): void {
+    this.starts++;
     if (inFlight <= this.#assured) return;
     this.#shared++;
     assert(this.#shared <= this.#sharedMax, 'a volume asks before it starts a piece');

@@ -330,7 +330,8 @@ export class Peer {
     if (this.#state !== 'ready' && this.#state !== 'connecting' && this.#state !== 'greeting') return;
     this.#silentTicks++;
     if (this.#silentTicks * limits.heartbeatIntervalMs > limits.heartbeatTimeoutMs) this.#close('silent');
-    else if (this.ready && this.#silentTicks > 1) this.call(OPCODE.PING, 0, 0).catch(() => undefined);
+    // Also when it is heard: what it says need not be an answer, and it closes connections from which it hears nothing.
+    else if (this.ready) this.call(OPCODE.PING, 0, 0).catch(() => undefined);
   }
 }
 

@@ -60,7 +60,12 @@ export class ReadPath {
     table.phase[row] = merging ? PHASE.MERGING : PHASE.ACTIVE;
     table.source[row] = replica.slot;
     replica.readsInFlight++;
-    const frame = this.#frame.request(OPCODE.READ, table.tag(row, replica.slot), replica.session.handle, segment.index);
+    const frame = this.#frame.request(
+      OPCODE.READ,
+      table.tag(row, replica.slot),
+      replica.session.handle,
+      replica.number,
+    );
     frame.generation = segment.generation;
     frame.epoch = this.#options.epoch;
     frame.offset = table.offset[row] ?? 0;
@@ -69,11 +74,10 @@ export class ReadPath {
     slab.release(buffer);
   }
 
-  onReply(row: number, slot: number, frame: Frame, buffer: BufferId): void {
+  onReply(row: number, replica: Replica, frame: Frame, buffer: BufferId): void {
     const { slab, hooks } = this.#options;
     const table = this.#table;
     const segment = this.#segmentOf(row);
-    const replica = segment.replicaAt(slot);
     const zeroes = (frame.flags & FLAG.ZEROES) !== 0;
     let data = buffer;
     if (data !== NO_BUFFER && (frame.status !== STATUS.OK || zeroes)) {

@@ -155,7 +155,7 @@ export class VolumeScrub {
     const { nextSegment, startedMs, reads } = this.#record;
     const segment = segments[nextSegment];
     if (segment === undefined) return this.#complete();
-    const extents = await allocatedExtents(segment, connected(segment), copier);
+    const extents = await allocatedExtents(connected(segment), copier);
     // What is still to come is taken to be like this segment.
     const rest = extents.length * EXTENT_BYTES * (segments.length - nextSegment);
     this.#passBytesTotal = this.#record.bytesDone + rest;
@@ -225,9 +225,10 @@ export class VolumeScrub {
         `the copy on drive ${drives} of ${where} ${what}; rewritten from drive ${holder.driveId}`,
       );
     }
-    let bad = 0;
-    for (const { replica } of verdict.damaged) bad |= replica.bit;
-    const isRepaired = bad === 0 || (await copier.mend(segment, offsetBytes, bad));
+    // One after the other: what is damaged on both may be in different blocks.
+    for (const { replica } of verdict.damaged) await copier.mend(segment, offsetBytes, replica.bit);
+    const { damaged } = verdict;
+    const isRepaired = damaged.length === 0 || (await copier.compare(segment, offsetBytes, false)).damaged.length === 0;
     return isRepaired && verdict.disputed.length === 0 && verdict.stampMax <= segment.generation;
   }
 

@@ -10,6 +10,7 @@
 import { assert } from '../base/assert.js';
 import type { DriveId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
+import { segmentNumber } from '../protocol/frame.js';
 import type { ReplicaRecord } from '../protocol/records.js';
 import type { Peer } from './peers.js';
 
@@ -78,8 +79,12 @@ export class SegmentCounts {
 export class Replica {
   readonly driveId: DriveId;
   readonly session: Session;
-  /** Bit position in the masks, 0..targetsPerSegmentMax-1. */
+  /** Bit position in the masks, 0..targetsPerSegmentMax-1; another replica may get it when this one has left the segment. */
   readonly slot: number;
+  /** What frames call it on its session; never used again for another replica under this owner. */
+  readonly number: number;
+  /** The drive whose copy it takes over when it is in sync; null: none. */
+  replaces: DriveId | null;
   state: ReplicaState;
   /** While not in sync: the generation up to which it was (0: never). */
   syncedGeneration: number;
@@ -100,19 +105,21 @@ export class Replica {
   /** Its node lost power while it was in sync: it is not used before it was dropped and made equal. */
   suspect = false;
   readsInFlight = 0;
+  /** How often it has answered with an error. */
+  failures = 0;
 
   constructor(
-    driveId: DriveId,
-    session: Session,
-    slot: number,
-    { inSync, syncedGeneration, staleSinceMs }: Omit<ReplicaRecord, 'driveId'>,
+    { driveId, session, slot, number }: Pick<Replica, 'driveId' | 'session' | 'slot' | 'number'>,
+    { inSync, syncedGeneration, replaces, staleSinceMs }: Omit<ReplicaRecord, 'driveId'>,
   ) {
     assert(slot < limits.targetsPerSegmentMax, 'a segment has a bounded number of targets');
     this.driveId = driveId;
     this.session = session;
     this.slot = slot;
+    this.number = number;
     this.state = inSync ? 'in-sync' : 'stale';
     this.syncedGeneration = syncedGeneration;
+    this.replaces = replaces === '' ? null : (replaces as DriveId);
     this.staleSinceMs = staleSinceMs;
   }
 
@@ -130,7 +137,9 @@ export class Segment {
   generation: number;
   /** Revision of the record in the cluster store. */
   revision: number;
-  readonly replicas: readonly Replica[];
+  replicas: readonly Replica[];
+  readonly #bySlot = new Array<Replica | null>(limits.targetsPerSegmentMax).fill(null);
+  #copies: number;
   readonly #counts: SegmentCounts;
   inSyncMask = 0;
   targetMask = 0;
@@ -153,6 +162,8 @@ export class Segment {
     this.revision = revision;
     this.replicas = replicas;
     this.#counts = counts;
+    this.#copies = replicas.length;
+    this.#fillSlots();
     this.#derive();
     counts.count(this, 1);
   }
@@ -161,6 +172,38 @@ export class Segment {
     this.#counts.count(this, -1);
     this.#derive();
     this.#counts.count(this, 1);
+  }
+
+  /** A copy has come or gone, and the change is committed. */
+  setReplicas(replicas: readonly Replica[]): void {
+    this.#counts.count(this, -1);
+    this.replicas = replicas;
+    this.#fillSlots();
+    this.#derive();
+    this.#counts.count(this, 1);
+  }
+
+  #fillSlots(): void {
+    this.#bySlot.fill(null);
+    for (const replica of this.replicas) {
+      assert(this.#bySlot[replica.slot] === null, 'replicas of a segment have slots of their own');
+      this.#bySlot[replica.slot] = replica;
+    }
+  }
+
+  /** A copy that is to replace the one on drive `replaces`: never in sync, and not in the segment yet. */
+  newcomer(driveId: DriveId, session: Session, replaces: DriveId, nowMs: number): Replica {
+    const slot = this.#bySlot.indexOf(null);
+    assert(slot >= 0, 'one copy of a segment is replaced at a time');
+    // Unlike the numbers of all that ever were on the session: answers to requests for an earlier copy may be on their way.
+    const number = segmentNumber(this.index, this.#copies++);
+    const record = { inSync: false, syncedGeneration: 0, replaces, staleSinceMs: nowMs };
+    return new Replica({ driveId, session, slot, number }, record);
+  }
+
+  /** Bits of all replicas that it has. */
+  get slotsMask(): number {
+    return this.replicas.reduce((mask, { bit }) => mask | bit, 0);
   }
 
   #derive(): void {
@@ -199,10 +242,9 @@ export class Segment {
     return this.hasCertain(0) || (this.readableMask !== 0 && this.readableMask === this.inSyncMask);
   }
 
-  replicaAt(slot: number): Replica {
-    const replica = this.replicas[slot];
-    assert(replica !== undefined, 'a replica slot of a tag exists');
-    return replica;
+  /** Null when the replica that had the slot has left the segment. */
+  replicaAt(slot: number): Replica | null {
+    return this.#bySlot[slot] ?? null;
   }
 
   /** The in-sync, connected replica to read from: the local one, else the least loaded; null if there is none outside `excludedMask`. */

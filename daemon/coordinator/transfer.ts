@@ -123,7 +123,7 @@ export class Transfer {
     const replyBuffer = await buffers.alloc(lengthBytes);
     const { session } = source;
     const shape = this.#shape(segment.generation, offsetBytes, lengthBytes, FLAG.INTERNAL);
-    const reply = session.peer.request(OPCODE.READ, session.handle, segment.index, shape, NO_BUFFER, replyBuffer);
+    const reply = session.peer.request(OPCODE.READ, session.handle, source.number, shape, NO_BUFFER, replyBuffer);
     slab.release(replyBuffer); // the network holds it until the reply hands it back
     return reply;
   }
@@ -139,12 +139,13 @@ export class Transfer {
     const zeroes = buffer === NO_BUFFER;
     const opcode = zeroes ? (lengthBytes === EXTENT_BYTES ? OPCODE.TRIM : OPCODE.ZERO) : OPCODE.WRITE;
     const shape = this.#shape(segment.generation, offsetBytes, lengthBytes, FLAG.TOMBSTONE, zeroes ? 0 : lengthBytes);
-    const reply = await session.peer.request(opcode, session.handle, segment.index, shape, buffer, NO_BUFFER);
+    const reply = await session.peer.request(opcode, session.handle, target.number, shape, buffer, NO_BUFFER);
     session.writesAcked++; // a FLUSH covers copies too
     if (reply.status === STATUS.OK) return;
     if (reply.status !== STATUS.NO_SPACE || target.state === 'in-sync')
       this.#membership.replicaFailed(target, statusName(reply.status));
-    throw new BraidError('UNAVAILABLE', `writing the copy failed with ${statusName(reply.status)}`);
+    const code = reply.status === STATUS.NO_SPACE ? 'NO_SPACE' : 'UNAVAILABLE';
+    throw new BraidError(code, `writing the copy failed with ${statusName(reply.status)}`);
   }
 
   #shape(

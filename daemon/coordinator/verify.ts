@@ -33,7 +33,7 @@ export async function verifyReplicas(
   for (const segment of segments) {
     const replicas = segment.replicas.filter((replica) => replica.state === 'in-sync');
     copiesMin = Math.min(copiesMin, replicas.length);
-    await inWindow(await allocatedExtents(segment, replicas, copier), async (extent) => {
+    await inWindow(await allocatedExtents(replicas, copier), async (extent) => {
       const copies = await lockedCopies(segment, replicas, extent, io);
       const place = { segment: segment.index, extent };
       const offsetBytes = layout.offsetInVolume(segment.index, extent * EXTENT_BYTES);
@@ -59,12 +59,8 @@ export async function verifyReplicas(
 }
 
 /** Every extent that some replica has allocated. */
-export async function allocatedExtents(
-  segment: Segment,
-  replicas: readonly Replica[],
-  copier: Copier,
-): Promise<number[]> {
-  const lists = await Promise.all(replicas.map((replica) => copier.listExtents(segment, replica, 0, true)));
+export async function allocatedExtents(replicas: readonly Replica[], copier: Copier): Promise<number[]> {
+  const lists = await Promise.all(replicas.map((replica) => copier.listExtents(replica, 0, true)));
   return [...new Set(lists.flat())].sort((a, b) => a - b);
 }
 
@@ -72,7 +68,7 @@ async function lockedCopies(segment: Segment, replicas: readonly Replica[], exte
   const row = await io.lockExtent(segment.index, extent * EXTENT_BYTES);
   if (row === null) throw new BraidError('FENCED', 'the volume is not owned here any more');
   try {
-    return await compareCopies(segment, replicas, extent, false);
+    return await compareCopies(replicas, extent, false);
   } finally {
     io.unlockExtent(row);
   }

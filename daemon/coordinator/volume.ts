@@ -8,25 +8,26 @@
  * - 11: a takeover happens only when the previous owner has released the volume or its node's lease has ended.
  */
 import { asError, BraidError } from '../base/errors.js';
-import type { DriveId, NodeId, VolumeId } from '../base/ids.js';
+import type { VolumeId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import { EXTENT_BYTES } from '../base/units.js';
 import { sleep, type Timer } from '../ports/clock.js';
 import type { ServedSegment, ServedVolume, VerifyReport, VolumeState } from '../ports/shard.js';
 import { OPCODE, STATUS } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
-import { listRecords } from '../ports/stored-records.js';
-import { records, type DriveRecord, type SegmentRecord, type VolumeRecord } from '../protocol/records.js';
-import { storeKeys } from '../protocol/store.js';
 import { Serial, VOLUME_TICK_MS, type CoordinatorContext } from './context.js';
 import { Copier } from './copier.js';
+import { Healer } from './healer.js';
 import { VolumeIo } from './io.js';
 import { VolumeLayout } from './layout.js';
+import { loadSegments, type LoadedSegments } from './load-segments.js';
 import { Membership } from './membership.js';
+import { Moves } from './moves.js';
 import { abandonOwnership, claim, type Ownership } from './ownership.js';
+import { Progress } from './progress.js';
 import { RegionTracker } from './regions.js';
 import { VolumeScrub } from './scrub.js';
-import { Replica, Segment, SegmentCounts, type Session } from './segment.js';
+import type { Replica, Segment, SegmentCounts, Session } from './segment.js';
 import { verifyReplicas } from './verify.js';
 
 const COOL_IDLE_TICKS = limits.coolAfterIdleMs / VOLUME_TICK_MS;
@@ -45,11 +46,12 @@ export class Volume {
   readonly name: string;
   readonly epoch: number;
   readonly io: VolumeIo;
+  readonly moves: Moves;
   readonly #context: CoordinatorContext;
   readonly #ownership: Ownership;
   readonly #layout: VolumeLayout;
   readonly #segments: readonly Segment[];
-  readonly #sessions: readonly Session[];
+  readonly #sessions: Session[];
   readonly #counts: SegmentCounts;
   readonly #regions: RegionTracker;
   readonly #membership: Membership;
@@ -57,13 +59,14 @@ export class Volume {
   readonly scrub: VolumeScrub;
   /** A verification and the scrub take turns: they share a window of extent locks. */
   readonly #comparing = new Serial();
+  readonly #healer: Healer;
+  readonly #progress: Progress;
   #state: VolumeState = 'opening';
   #reason = '';
   #ticks: Timer | null = null;
   /** When opening last got further: a large volume takes its time. */
   #progressMs = 0;
   #wakeOpening: () => void = () => undefined;
-  #resyncing = false;
   #cooling = false;
   #verifying = false;
 
@@ -105,7 +108,21 @@ export class Volume {
       ownerRevision: revision,
       events: this.#membershipEvents(),
     });
-    this.#copier = new Copier({ ...shared, layout: this.#layout, volumeName: volume.name }, this.io, this.#membership);
+    this.#progress = new Progress(() => context.clock.nowMs());
+    const naming = { volumeName: volume.name, progress: this.#progress };
+    this.#copier = new Copier({ ...shared, ...naming, layout: this.#layout }, this.io, this.#membership);
+    this.#healer = new Healer({
+      ...{ ...shared, ...naming, counts },
+      membership: this.#membership,
+      copier: this.#copier,
+      isServing: () => this.#state === 'serving',
+    });
+    this.moves = new Moves({
+      ...{ context, volumeId: id, volumeName: volume.name, segments },
+      membership: this.#membership,
+      copier: this.#copier,
+      wake: () => this.#healer.tick(),
+    });
     this.scrub = new VolumeScrub({
       ...shared,
       ...{ volume, layout: this.#layout, io: this.io, copier: this.#copier, comparing: this.#comparing },
@@ -269,51 +286,9 @@ export class Volume {
     if (!this.#context.leaseValid()) this.#fence('the node lease may have run out');
     this.#regions.tick++;
     void this.#membership.dropOverdue().then(() => this.#membership.reviveSessions());
-    void this.#resyncNext();
+    this.#healer.tick();
     void this.#cool(COOL_IDLE_TICKS, COOL_BATCHES_PER_TICK);
     if (this.#state === 'serving') this.scrub.tick();
-  }
-
-  async #resyncNext(): Promise<void> {
-    if (this.#resyncing || this.#counts.degraded === 0) return;
-    this.#resyncing = true;
-    try {
-      for (const segment of this.#segments) {
-        for (const replica of segment.replicas) {
-          const isReady = replica.session.open && !this.#regions.hasDirty(segment.index);
-          const isWanted = (replica.state === 'stale' && isReady) || this.#copier.isDue(replica);
-          if (this.#state === 'serving' && isWanted) await this.#resync(segment, replica);
-        }
-      }
-    } finally {
-      this.#resyncing = false;
-    }
-  }
-
-  async #resync(segment: Segment, replica: Replica): Promise<void> {
-    const { log, report } = this.#context;
-    const bytesBefore = this.#copier.bytesDone;
-    try {
-      if (!(await this.#catchUp(segment, replica))) return;
-      const bytes = this.#copier.bytesDone - bytesBefore;
-      report(
-        'info',
-        `volume/${this.name}`,
-        `segment ${segment.index}: the copy on drive ${replica.driveId} is in sync again (${bytes} bytes copied)`,
-      );
-    } catch (error) {
-      log.warn(
-        { volume: this.name, segment: segment.index, drive: replica.driveId, error: asError(error).message },
-        'resync interrupted',
-      );
-    }
-  }
-
-  /** False when the replica cannot be opened, or waits for what is damaged at the others. */
-  async #catchUp(segment: Segment, replica: Replica): Promise<boolean> {
-    if (replica.state === 'syncing') return this.#copier.resume(segment, replica);
-    await this.#membership.reopen(replica.session, [segment]);
-    return replica.ready && (await this.#copier.resync(segment, replica));
   }
 
   /** Invariant 7: orders idle regions cooled at every replica that has all of them; what fails stays hot. */
@@ -338,13 +313,12 @@ export class Volume {
     const answers = this.#sessions.map(async (session) => {
       const sets = new Map<number, number[]>();
       for (const region of regions) {
-        const segment = this.#regions.segmentOf(region);
         const index = this.#regions.indexInSegment(region);
-        const holds = this.#segments[segment]?.replicas.some(
-          (replica) =>
-            replica.session === session && (replica.state === 'in-sync' || this.#copier.mayCool(replica, index)),
-        );
-        if (holds === true) sets.set(segment, [...(sets.get(segment) ?? []), index]);
+        for (const replica of this.#segments[this.#regions.segmentOf(region)]?.replicas ?? []) {
+          const hasAll = replica.state === 'in-sync' || this.#copier.mayCool(replica, index);
+          if (replica.session !== session || !hasAll) continue;
+          sets.set(replica.number, [...(sets.get(replica.number) ?? []), index]);
+        }
       }
       if (sets.size === 0) return STATUS.OK;
       const list = { sets: [...sets].map(([segment, indices]) => ({ segment, regions: indices })) };
@@ -377,7 +351,7 @@ export class Volume {
     const source = segment?.readSource(0, (replica) => replica.session.peer.nodeId === this.#context.nodeId);
     if (segment === undefined || source === undefined || source === null)
       throw new BraidError('UNAVAILABLE', 'no in-sync copy is connected');
-    return this.#copier.listExtents(segment, source, 0, true);
+    return this.#copier.listExtents(source, 0, true);
   }
 
   /** One at a time: rejects with LIMIT_EXCEEDED while another one runs. */
@@ -408,8 +382,9 @@ export class Volume {
       state,
       reason,
       segmentsDegraded: this.#counts.degraded,
-      resyncBytesDone: this.#copier.bytesDone,
-      resyncBytesTotal: this.#copier.bytesTotal,
+      resyncBytesDone: this.#progress.bytesCopied,
+      resyncBytesTotal: this.#progress.bytesCopied + this.#progress.bytesLeft,
+      copies: this.#progress.copies(),
     };
   }
 
@@ -470,57 +445,4 @@ export class Volume {
     this.io.assertConsistent();
     this.#counts.assertConsistent(this.#segments, this.#sessions);
   }
-}
-
-interface LoadedSegments {
-  readonly segments: readonly Segment[];
-  readonly sessions: readonly Session[];
-  readonly counts: SegmentCounts;
-}
-
-async function loadSegments(context: CoordinatorContext, volume: VolumeRecord): Promise<LoadedSegments> {
-  const id = volume.id as VolumeId;
-  const stored = await listRecords(context.store, storeKeys.segments(id), records.segment);
-  const drives = await listRecords(context.store, storeKeys.drives, records.drive);
-  const sessions: Session[] = [];
-  const sessionFor = (drive: DriveRecord): Session => {
-    const peer = context.peers.peer(drive.nodeId as NodeId, drive.shard);
-    const known = sessions.find((session) => session.peer === peer);
-    if (known !== undefined) return known;
-    const session = {
-      peer,
-      index: sessions.length,
-      handle: 0,
-      open: false,
-      incarnation: '',
-      writesAcked: 1,
-      writesFlushed: 0,
-      targetCopies: 0,
-      shutCopies: 0,
-    };
-    sessions.push(session);
-    return session;
-  };
-  // Segments come by the thousand: what they say of their drives is kept once.
-  const homes = new Map<string, { readonly driveId: DriveId; readonly session: Session }>();
-  const homeOf = (driveId: string) => {
-    const known = homes.get(driveId);
-    if (known !== undefined) return known;
-    const drive = drives.records.find(({ value }) => value.id === driveId)?.value;
-    if (drive === undefined)
-      throw new BraidError('CORRUPT', `drive ${driveId} of volume ${id} is not in the cluster store`);
-    const home = { driveId: drive.id as DriveId, session: sessionFor(drive) };
-    homes.set(drive.id, home);
-    return home;
-  };
-  const toReplica = (replica: SegmentRecord['replicas'][number], slot: number): Replica => {
-    const { driveId, session } = homeOf(replica.driveId);
-    return new Replica(driveId, session, slot, replica);
-  };
-  const counts = new SegmentCounts(volume.minInSync);
-  const segments = stored.records.map(
-    ({ value, revision }) =>
-      new Segment(value.index, value.generation, revision, value.replicas.map(toReplica), counts),
-  );
-  return { segments, sessions, counts };
 }

@@ -11,6 +11,7 @@ import type { DriveId, NodeId, VolumeId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import type { CoordinatorContext } from '../coordinator/context.js';
 import { InternalBuffers, Serial, Ticker, VOLUME_TICK_MS, type Severity } from '../coordinator/context.js';
+import { CopyPacer } from '../coordinator/copy-pacer.js';
 import { OperationBudget } from '../coordinator/operation-budget.js';
 import { PeerPool, type PeerListener } from '../coordinator/peers.js';
 import { abandonOwnership } from '../coordinator/ownership.js';
@@ -27,6 +28,7 @@ import type {
   ScrubAction,
   ScrubSettings,
   DriveCopies,
+  MoveReplicas,
   ServedSegment,
   ServedVolume,
   ShardControl,
@@ -39,6 +41,8 @@ import { braid } from '../protocol/generated/messages.js';
 import { readRecord } from '../ports/stored-records.js';
 import { records } from '../protocol/records.js';
 import { storeKeys } from '../protocol/store.js';
+import type { KeptDrive } from '../ports/kept-drive.js';
+import { readKeptState } from '../replica/kept-state.js';
 import { ReplicaDrive } from '../replica/drive.js';
 import { ReplicaServer } from '../replica/server.js';
 import { NO_SCRUB_STATS } from '../ports/shard.js';
@@ -144,6 +148,7 @@ export class Shard implements ShardControl {
       incarnation,
       resolve: (node, shard) => this.#resolve(node, shard),
     });
+    const budget = new OperationBudget();
     this.#context = {
       store,
       peers: this.#peers,
@@ -159,7 +164,8 @@ export class Shard implements ShardControl {
         parts.events.report({ severity, subject, message });
       },
       buffers: new InternalBuffers(slab),
-      budget: new OperationBudget(),
+      budget,
+      pacer: new CopyPacer(clock, () => budget.starts),
       scrub: parts.scrub,
       scrubTurns: new Serial(),
     };
@@ -247,6 +253,10 @@ export class Shard implements ShardControl {
     return { slotCount: drive.slotCount };
   }
 
+  readDrive(directory: string): Promise<KeptDrive> {
+    return readKeptState(this.#parts.metas, directory);
+  }
+
   closeDrive(driveId: DriveId): Promise<void> {
     return this.#replicas.removeDrive(driveId);
   }
@@ -330,10 +340,22 @@ export class Shard implements ShardControl {
   }
 
   async verifyVolume(volumeId: VolumeId): Promise<VerifyReport> {
+    return this.#served(volumeId).verify();
+  }
+
+  async moveReplicas(volumeId: VolumeId, request: MoveReplicas): Promise<number> {
+    return this.#served(volumeId).moves.start(request);
+  }
+
+  async cancelMoves(volumeId: VolumeId, to: DriveId | null): Promise<number> {
+    return this.#served(volumeId).moves.cancel(to);
+  }
+
+  #served(volumeId: VolumeId): Volume {
     const volume = this.#volumes.get(volumeId);
     if (volume === undefined)
       throw new BraidError('NOT_FOUND', 'the volume is not served by this shard; attach it first');
-    return volume.verify();
+    return volume;
   }
 
   scrubDrive(driveId: DriveId, action: ScrubAction): Promise<void> {
@@ -359,6 +381,10 @@ export class Shard implements ShardControl {
       return { driveId: drive.id, uncertainSegments: own.map(({ segment }) => segment) };
     });
     return Promise.resolve(copies);
+  }
+
+  setCopyBandwidth(bytesPerSecond: number | null): void {
+    this.#context.pacer.setBandwidth(bytesPerSecond);
   }
 
   setLeaseDeadline(deadlineMs: number): void {
@@ -404,6 +430,7 @@ export class Shard implements ShardControl {
 
   assertConsistent(): void {
     for (const volume of this.#volumes.values()) volume.assertConsistent();
+    this.#replicas.assertConsistent();
   }
 }
 

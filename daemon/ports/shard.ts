@@ -3,6 +3,7 @@
  * Everything here is plain data (structured clone), and slow path only.
  */
 import type { DriveId, NodeId, VolumeId } from '../base/ids.js';
+import type { KeptDrive } from './kept-drive.js';
 import type { OperationCounters } from '../base/operation-counters.js';
 
 export type VolumeState = 'opening' | 'reconciling' | 'serving' | 'suspended' | 'fenced' | 'releasing';
@@ -16,9 +17,24 @@ export interface ServedVolume {
   readonly reason: string;
   /** Segments with a copy that is not in sync. */
   readonly segmentsDegraded: number;
-  /** Bytes copied and to be copied by resync and reconcile that are under way. */
+  /** Bytes copied since this owner took the volume; and with those that the copying under way has still to do. */
   readonly resyncBytesDone: number;
   readonly resyncBytesTotal: number;
+  /** What is being copied now. */
+  readonly copies: readonly CopyProgress[];
+}
+
+/** resync: a copy catches up; rebuild: a new copy is made; reconcile: copies are made equal after an unclean owner. */
+export type CopyKind = 'resync' | 'rebuild' | 'reconcile';
+
+export interface CopyProgress {
+  readonly kind: CopyKind;
+  /** To which drive; null: all copies. */
+  readonly driveId: DriveId | null;
+  readonly bytesDone: number;
+  readonly bytesTotal: number;
+  /** Smoothed; 0 while it is not known, or while nothing moves. */
+  readonly bytesPerSecond: number;
 }
 
 export interface ServedSegment {
@@ -67,6 +83,16 @@ export const NO_SCRUB_STATS: ScrubStats = {
   repaired: 0,
   unresolved: 0,
 };
+
+/** The copies of a volume's segments on one drive that another drive is to hold instead. */
+export interface MoveReplicas {
+  readonly from: DriveId;
+  readonly to: DriveId;
+  /** Absent: all segments that have a copy there. */
+  readonly segment?: number;
+  /** What is free on the drive that gets them. */
+  readonly freeBytes: number;
+}
 
 /** What a drive that is open says of its copies of a volume. */
 export interface DriveCopies {
@@ -144,6 +170,8 @@ export type ScrubAction = 'start' | 'stop';
 export interface ShardControl {
   /** Opens a formatted drive and serves its replicas. Rejects with `BraidError` (DRIVE, CORRUPT, CONFLICT, ...) and leaves everything else as it was. */
   openDrive(driveId: DriveId, directory: string): Promise<{ readonly slotCount: number }>;
+  /** What a drive keeps of the cluster; it must not be open. Rejects with `BraidError` (DRIVE, CORRUPT) and changes nothing. */
+  readDrive(directory: string): Promise<KeptDrive>;
   /** Stops serving the drive after its I/O has ended. */
   closeDrive(driveId: DriveId): Promise<void>;
   /**
@@ -168,15 +196,21 @@ export interface ShardControl {
   scrubDrive(driveId: DriveId, action: ScrubAction): Promise<void>;
   /** The same of a volume, whose copies are all read; NOT_FOUND when it is not served here. */
   scrubVolume(volumeId: VolumeId, action: ScrubAction): Promise<void>;
+  /** Moves copies of a volume that is served here; resolves to the number of segments concerned, once their records say so. */
+  moveReplicas(volumeId: VolumeId, request: MoveReplicas): Promise<number>;
+  /** Gives up the moves to a drive, or all; resolves to their number. */
+  cancelMoves(volumeId: VolumeId, to: DriveId | null): Promise<number>;
   /**
-   * Removes the replicas of a deleted volume from the drives of this shard. Idempotent. `epoch` is above that of its last owner, whose late
-   * requests are refused from then on: they would create the replicas anew.
+   * Removes replicas that belong to no segment any more from the drives of this shard. Idempotent. Requests of owners under an epoch below
+   * `epoch` are refused from then on: they would create the replicas anew. Of a deleted volume it is above that of the last owner.
    */
   deleteReplicas(
     volumeId: VolumeId,
     epoch: number,
     segments: readonly { readonly index: number; readonly driveId: DriveId }[],
   ): Promise<void>;
+  /** What the copiers of this shard may copy a second, all volumes together; null: no bound. */
+  setCopyBandwidth(bytesPerSecond: number | null): void;
   /** The node's lease cannot have ended before `deadlineMs` on the monotonic clock (`Clock.nowMs` of any thread of this host). */
   setLeaseDeadline(deadlineMs: number): void;
   stats(): Promise<ShardStats>;

@@ -2,6 +2,7 @@
  * The Braid frame: the only thing that agents say to each other on the data plane. Grammar, byte layout and a worked example: `WIRE.md`.
  * The bytes themselves are packed and parsed by `native/core/frame.h`; this is the same header as an object.
  */
+import { limits } from '../base/limits.js';
 
 export const OPCODE = {
   /** Control messages: the payload is the protobuf message named here. */
@@ -83,7 +84,7 @@ export class Frame {
   tag = 0;
   /** Session handle from OPEN; 0 before. */
   session = 0;
-  /** Index of the segment in its volume. */
+  /** `segmentNumber` of the copy in its session. */
   segment = 0;
   generation = 0;
   epoch = 0;
@@ -135,4 +136,14 @@ export class Frame {
     this.status = other.status;
     return this;
   }
+}
+
+/** What the frames of a session call a copy of a segment; `copy` tells two of one segment apart, while one replaces the other. */
+export function segmentNumber(index: number, copy: number): number {
+  return index + limits.segmentsPerVolumeMax * copy;
+}
+
+/** The segment's index in its volume. */
+export function segmentIndexOf(number: number): number {
+  return number % limits.segmentsPerVolumeMax;
 }

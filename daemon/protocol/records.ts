@@ -20,7 +20,8 @@ export type OwnerRecord = Fields<braid.Owner>;
 export type AttachmentRecord = Fields<braid.Attachment>;
 export type ReplicaRecord = Fields<braid.Replica>;
 export type SegmentRecord = Omit<Fields<braid.Segment>, 'replicas'> & { replicas: ReplicaRecord[] };
-export type VolumeStatusRecord = Fields<braid.VolumeStatus>;
+export type CopyProgressRecord = Fields<braid.CopyProgress>;
+export type VolumeStatusRecord = Omit<Fields<braid.VolumeStatus>, 'copies'> & { copies: CopyProgressRecord[] };
 export type ScrubRecord = Fields<braid.Scrub>;
 export type EventRecord = Fields<braid.Event>;
 

@@ -7,7 +7,7 @@ import type { VolumeId } from '../base/ids.js';
 import { limits } from '../base/limits.js';
 import { BLOCK_BYTES, BLOCKS_PER_EXTENT } from '../base/units.js';
 import { isUuid } from '../format/keys.js';
-import { OPCODE, STATUS, type Status } from '../protocol/frame.js';
+import { OPCODE, segmentNumber, STATUS, type Status } from '../protocol/frame.js';
 import { braid } from '../protocol/generated/messages.js';
 import type { ReplicaDrive } from './drive.js';
 import type { RegionsToCool, VolumeToOpen } from './drive-maintenance.js';
@@ -24,6 +24,8 @@ import {
 
 /** Five bytes per varint, and room for the message's own fields: what fits `limits.controlPayloadBytesMax`. */
 const EXTENTS_PER_LIST = Math.floor(limits.controlPayloadBytesMax / 5) - 16;
+/** Segment numbers of a session fit 32 bits. */
+const COPIES_MAX = 2 ** 32 / limits.segmentsPerVolumeMax;
 const NOTHING = new Uint8Array(0);
 
 export interface ControlHost {
@@ -142,12 +144,13 @@ export class ControlRequests {
     const session = volume.session ?? registry.start(volume, opening.epoch, opening.peer);
     const reply = new braid.OpenReply({ session: session.handle });
     for (const segment of segments) {
-      const result = opened.get(segment.index) ?? STATUS.NOT_FOUND;
+      const number = numberOf(segment);
+      const result = opened.get(number) ?? STATUS.NOT_FOUND;
       // What could not be opened is in the session no more: its drive must not fail the FLUSHes of the others.
       const isOpen = result instanceof OpenSegment;
-      if (isOpen) result.generation = Math.max(result.generation, session.segments.get(segment.index)?.generation ?? 0);
-      session.setSegment(segment.index, isOpen ? result : null);
-      reply.segments.push(describe(segment.index, result));
+      if (isOpen) result.generation = Math.max(result.generation, session.segments.get(number)?.generation ?? 0);
+      session.setSegment(number, isOpen ? result : null);
+      reply.segments.push(describe(number, result));
     }
     const payload = braid.OpenReply.encode(reply).finish();
     if (payload.length > limits.controlPayloadBytesMax) return this.#host.answer(op, STATUS.OVERLOADED, NOTHING);
@@ -170,7 +173,7 @@ export class ControlRequests {
         for (const [index, segment] of mine.entries()) {
           const replica = replicas === null ? STATUS.IO_ERROR : (replicas[index] ?? STATUS.BAD_REQUEST);
           opened.set(
-            segment.index,
+            numberOf(segment),
             typeof replica === 'number' ? replica : new OpenSegment(drive, replica, segment.generation),
           );
         }
@@ -255,9 +258,10 @@ export class ControlRequests {
     const replica = drive.replicaOf(volume.id, index);
     if (replica === null) return STATUS.OK;
     const user = volume.session;
-    if (user?.segments.get(index)?.replica === replica) {
+    for (const [number, segment] of user?.segments ?? []) {
+      if (segment.replica !== replica) continue;
       if (user !== session) return STATUS.BAD_REQUEST;
-      user.setSegment(index, null);
+      user?.setSegment(number, null);
     }
     if (replica.operations > 0) return STATUS.BAD_REQUEST;
     return drive.deleteReplica(replica);
@@ -308,19 +312,26 @@ function isBy(session: Session, opening: Opening): boolean {
 }
 
 function areValid(segments: readonly braid.OpenSegment[]): boolean {
-  const indexes = new Set(segments.map(({ index }) => index));
+  const numbers = new Set(segments.map(numberOf));
+  const replicas = new Set(segments.map(({ index, driveId }) => `${index}/${driveId}`));
   return (
     segments.length > 0 &&
-    indexes.size === segments.length &&
+    numbers.size === segments.length &&
+    replicas.size === segments.length &&
     segments.every(
-      ({ index, generation, sizeBytes }) =>
+      ({ index, copy, generation, sizeBytes }) =>
         index < limits.segmentsPerVolumeMax &&
+        copy < COPIES_MAX &&
         generation >= 1 &&
         sizeBytes > 0 &&
         sizeBytes <= limits.segmentBytesMax &&
         sizeBytes % BLOCK_BYTES === 0,
     )
   );
+}
+
+function numberOf({ index, copy }: braid.OpenSegment): number {
+  return segmentNumber(index, copy);
 }
 
 function describe(index: number, result: OpenSegment | Status): braid.OpenedSegment {

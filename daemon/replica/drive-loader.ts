@@ -44,8 +44,8 @@ export interface DriveContents {
 
 export interface DriveExpectation {
   readonly directory: string;
-  readonly clusterId: string;
-  /** Checked when given. */
+  /** This and the id of the drive are checked when given. */
+  readonly clusterId?: string | undefined;
   readonly driveId?: string | undefined;
 }
 
@@ -76,7 +76,7 @@ export function readSuperblock(meta: MetaStore, expected: DriveExpectation): Sup
     );
   }
   if (superblock.formatVersion !== FORMAT_VERSION) throw wrongVersion(directory, superblock.formatVersion);
-  if (superblock.clusterId !== clusterId) {
+  if (clusterId !== undefined && superblock.clusterId !== clusterId) {
     throw new BraidError(
       'DRIVE',
       `${directory} belongs to cluster ${superblock.clusterId}, not ${clusterId}; empty it to use it here`,

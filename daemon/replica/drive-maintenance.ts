@@ -212,6 +212,9 @@ export class DriveMaintenance {
         operations.push({ key: activityKey(replica.volume, replica.segment, region), value: null });
       }
       operations.push({ key: layoutKey(replica.volume, replica.segment), value: null });
+      // With its last replica the drive forgets the volume, but for its epoch.
+      const isLast = ![...replicas.values()].some((other) => other !== replica && other.volumeId === replica.volumeId);
+      if (isLast) operations.push({ key: volumeRecordKey(replica.volume), value: null });
     });
     if (!isDurable) return STATUS.IO_ERROR;
     checksums.drop(replica);

@@ -24,10 +24,12 @@ import { ActivityLog } from './activity-log.js';
 import { ChecksumTable } from './checksums.js';
 import { type CommitPlanner, Committer, PLAN } from './committer.js';
 import { DRIVE_TICK_MS, DriveIo, type DriveIoHandler } from './drive-io.js';
+import { DriveFiles } from './drive-files.js';
 import { checkDataArea, type DriveContents, loadContents, readSuperblock, replicaKey } from './drive-loader.js';
 import { type DriveFormat, formatDrive } from './drive-format.js';
-import { type DriveOptions, type DriveStats, NO_SCRUB } from './drive-options.js';
+import { type DriveOptions, NO_SCRUB } from './drive-options.js';
 import { DriveMaintenance, type RegionsToCool, type SegmentToOpen, type VolumeToOpen } from './drive-maintenance.js';
+import type { DriveStats } from './drive-stats.js';
 import { ExtentPlanner, NEED } from './extent-planner.js';
 import { FreedSlots } from './freed-slots.js';
 import { MapAhead } from './map-ahead.js';
@@ -37,10 +39,9 @@ import { DriveScrubber, type ScrubHost } from './scrubber.js';
 
 const ENOSPC = -28;
 const EIO = -5;
-/** Ticks between looks at whether the drive's files are still there. */
-const CHECK_TICKS = Math.ceil(limits.driveCheckMs / DRIVE_TICK_MS);
 /** Blocks reported as damaged, so that a client that reads one again and again fills no log. */
 const REPORTED_BLOCKS_MAX = 1_024;
+
 /** Who gets the results of a drive's operations: the replica server that it was added to. */
 export interface DriveHost extends ScrubHost {
   readonly operations: OperationTable;
@@ -70,14 +71,13 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
   readonly #checksums: ChecksumTable;
   readonly #activity: ActivityLog;
   readonly #freed: FreedSlots;
+  readonly #files: DriveFiles;
   readonly #ahead: MapAhead;
   readonly #pressureRegions: number;
   readonly #reportedBlocks = new Set<string>();
   #state: DriveState = 'loaded';
   #failure = '';
   #checksumMismatches = 0;
-  #ticks = 0;
-  #isChecking = false;
   #timer: Timer | null = null;
   // Set by `attach`, before any operation.
   #host!: DriveHost;
@@ -136,6 +136,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     this.#activity = new ActivityLog(hotRegionsMax, this.#checksums, uuidToBytes(options.bootId));
     for (const { replica, region, bootId } of contents.hotRegions) this.#activity.restore(replica, region, bootId);
     this.#freed = new FreedSlots(this.#io, contents.allocator, this.#log, () => this.#onFreed());
+    this.#files = new DriveFiles(this.#io, meta, (problem) => this.fail(problem));
     this.#ahead = new MapAhead(contents.allocator, this.#checksums, contents.replicas);
   }
 
@@ -578,18 +579,9 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
         this.fail(`a metadata commit did not end within ${limits.driveTimeoutMs} ms`);
       else {
         this.scrubber.tick();
-        if (++this.#ticks % CHECK_TICKS === 0) void this.#checkFiles();
+        this.#files.tick();
       }
     });
-  }
-
-  /** A file that was removed or replaced goes on working, until it is closed and everything in it is lost. */
-  async #checkFiles(): Promise<void> {
-    if (this.#isChecking) return;
-    this.#isChecking = true;
-    const problem = (await this.#io.check()) || (await this.#meta.check());
-    this.#isChecking = false;
-    if (problem !== '') this.fail(problem);
   }
 }
 

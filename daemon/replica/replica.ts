@@ -260,10 +260,13 @@ export class Replica {
   }
 
   assertConsistent(): void {
-    assert(
-      SHARED.every((shared) => shared.every((value) => value === 0)),
-      'what untouched replicas share is zeros',
-    );
+    for (const shared of SHARED) {
+      const own = shared.subarray(0, this.extentCount);
+      assert(
+        own.every((value) => value === 0),
+        'what untouched replicas share is zeros',
+      );
+    }
     let allocated = 0;
     for (let extent = 0; extent < this.extentCount; extent++) {
       if (this.slotOf(extent) === 0) continue;

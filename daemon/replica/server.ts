@@ -188,8 +188,9 @@ export class ReplicaServer implements DriveHost, ControlHost {
 
   onDamaged(replica: Replica, extent: number): void {
     for (const session of this.registry.sessions()) {
-      if (session.segments.get(replica.segment)?.replica !== replica) continue;
-      this.#reply.request(OPCODE.DAMAGED, 0, session.handle, replica.segment);
+      const number = numberOf(session, replica);
+      if (number === null) continue;
+      this.#reply.request(OPCODE.DAMAGED, 0, session.handle, number);
       this.#reply.epoch = session.epoch;
       this.#reply.offset = extent * EXTENT_BYTES;
       this.#network.send(session.peer.connection, this.#reply, NO_BUFFER, 0, NO_BUFFER);
@@ -197,8 +198,7 @@ export class ReplicaServer implements DriveHost, ControlHost {
   }
 
   hasSession(replica: Replica): boolean {
-    for (const { segments } of this.registry.sessions())
-      if (segments.get(replica.segment)?.replica === replica) return true;
+    for (const session of this.registry.sessions()) if (numberOf(session, replica) !== null) return true;
     return false;
   }
 
@@ -566,4 +566,10 @@ function isValid(frame: Frame, segment: OpenSegment, buffer: BufferId): boolean 
     if (buffer === NO_BUFFER || frame.payloadLength !== length) return false;
   } else if (buffer !== NO_BUFFER || (opcode !== OPCODE.TRIM && opcode !== OPCODE.ZERO)) return false;
   return frame.generation >= 1 && frame.generation >= segment.generation && frame.generation >= replica.stampOf(extent);
+}
+
+/** What the frames of the session call the replica; null if it does not have it. */
+function numberOf({ segments }: Session, replica: Replica): number | null {
+  for (const [number, segment] of segments) if (segment.replica === replica) return number;
+  return null;
 }

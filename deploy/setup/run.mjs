@@ -21,6 +21,8 @@ const IS_ROOT = process.getuid?.() === 0;
 const TOOLCHAIN = ['liburing-dev', 'g++', 'make', 'python3'];
 const NBD = ['libnbd-bin'];
 const DEVICES = ['fuse3', 'e2fsprogs', 'util-linux'];
+/** What the tests cut links and break file systems with. */
+const FAULTS = ['iproute2', 'xfsprogs'];
 
 /** @type {Record<string, { entry: string, jobArguments: string[], packages: string[] }>} */
 const JOBS = {
@@ -28,7 +30,8 @@ const JOBS = {
     entry: 'dist/test/run.js',
     jobArguments: [],
     packages: [
-      ...[...TOOLCHAIN, 'clang', 'libclang-rt-dev', ...NBD, ...DEVICES, 'fio', 'nbdkit', 'nbd-client', 'qemu-utils'],
+      ...[...TOOLCHAIN, 'clang', 'libclang-rt-dev', ...NBD, ...DEVICES, ...FAULTS],
+      ...['fio', 'nbdkit', 'nbd-client', 'qemu-utils'],
       ...['etcd-server', 'nfs-ganesha', 'nfs-ganesha-vfs', 'libnfs-utils'],
     ],
   },

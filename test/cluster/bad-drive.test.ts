@@ -3,7 +3,6 @@ import { rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { NbdError } from '../../client/nbd-client.js';
-import type { Drive } from '../../client/sdk/types.js';
 import { LmdbMetaStoreOpener } from '../../daemon/adapters/lmdb/meta-store.js';
 import { MIB } from '../../daemon/base/units.js';
 import { MirrorWriter } from '../support/mirror-writer.js';
@@ -33,16 +32,6 @@ const damages: Record<string, (driveDirectory: string) => unknown> = {
   'a drive directory that vanished': (directory) => rmSync(directory, { recursive: true }),
 };
 
-async function failedDrive(cluster: TestCluster): Promise<Drive> {
-  let found: Drive | undefined;
-  const look = async () => {
-    found = (await cluster.client(0).drives()).find(({ node }) => node === cluster.agent(DAMAGED).name);
-    return found?.state === 'failed';
-  };
-  await cluster.waitFor(look, 30_000, 'the drive is reported as failed');
-  return found as Drive;
-}
-
 for (const [what, damage] of Object.entries(damages)) {
   t.test(what, async (t) => {
     const cluster = await startCluster(t, { driveBytes: 256 * MIB });
@@ -55,7 +44,7 @@ for (const [what, damage] of Object.entries(damages)) {
     await cluster.restart(DAMAGED);
 
     t.ok(await cluster.client(DAMAGED).isAlive(), 'the agent is up');
-    const drive = await failedDrive(cluster);
+    const drive = await cluster.failedDrive(DAMAGED);
     t.ok(drive.reason.length > 20, `it says why: ${drive.reason}`);
     await expectEvent(t, cluster, drive.id);
     const before = mirror.writesAcknowledged;
@@ -66,6 +55,27 @@ for (const [what, damage] of Object.entries(damages)) {
     await cluster.expectIdentical(t, 0, 'vol', 2);
   });
 }
+
+t.test('a data file that is truncated under its agent', async (t) => {
+  const cluster = await startCluster(t, { driveBytes: 256 * MIB });
+  const client = await cluster.connect(await cluster.serve(DAMAGED, VOLUME));
+  const mirror = new MirrorWriter({ blocks: BLOCKS, seed: 2 });
+  await mirror.fill(client);
+  mirror.start(client);
+  const before = mirror.writesAcknowledged;
+  await cluster.waitFor(() => mirror.writesAcknowledged > before + 100, 30_000, 'writes are acknowledged');
+  // The owner's own copy: the one that it would read from.
+  truncateSync(join(cluster.agent(DAMAGED).driveDirectory, 'data'), 8 * MIB);
+  const whenCut = mirror.writesAcknowledged;
+  await cluster.waitFor(() => mirror.writesAcknowledged > whenCut + 100, 30_000, 'writes go on');
+  await mirror.stop();
+  t.same(mirror.errors, []);
+  t.same(await mirror.check(client), [], 'reads are answered by copies that have the data');
+  t.ok(await cluster.client(DAMAGED).isAlive(), 'the agent is up');
+  const { differences, copiesMin } = await cluster.client(DAMAGED).verifyVolume('vol');
+  t.same(differences, [], 'the copies that count are byte-identical');
+  t.ok(copiesMin >= 2, `${copiesMin} copies were compared`);
+});
 
 async function expectEvent(t: Test, cluster: TestCluster, driveId: string): Promise<void> {
   const isReported = async () =>

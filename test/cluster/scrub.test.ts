@@ -35,8 +35,7 @@ t.test('rot under fio --verify is found by the scrub, repaired from another copy
   // Beyond what fio writes, so that it is there to rot: 8 MiB, which cool while fio goes on.
   const FILL = 0xa5;
   for (let at = 224 * MIB; at < 232 * MIB; at += MIB) await client.write(at, Buffer.alloc(MIB, FILL));
-  const fio = startFio(uri, 15, cluster.directory);
-  t.teardown(() => fio.process.kill('SIGKILL'));
+  const fio = startFio(t, uri, 15, cluster.directory);
   const drives = await cluster.client(0).drives();
   const victim = drives.find(({ node }) => node === cluster.agent(1).name)?.id ?? '';
   const found = async () => (await cluster.client(0).scrubStatus()).drives.find(({ id }) => id === victim)?.scrub;
@@ -51,8 +50,7 @@ t.test('rot under fio --verify is found by the scrub, repaired from another copy
   };
   await cluster.waitFor(isRepaired, SCRUB_DEADLINE_MS, 'all is found and repaired');
   t.equal(rotten(cluster, FILL), 0);
-  const { code, output } = await fio.ended;
-  t.equal(code, 0, `fio has seen no error and every byte is right${code === 0 ? '' : `: ${output}`}`);
+  await fio.expectVerified();
 
   const events = (await cluster.events(0)).filter(({ message }) => message.includes('was damaged and was rewritten'));
   t.equal(events.length, DAMAGED, 'an event for each extent');

@@ -6,7 +6,20 @@ import { EXTENT_BYTES, REGION_BYTES } from '../../daemon/base/units.js';
 import { STATUS } from '../../daemon/protocol/frame.js';
 import type { SimDisk } from './world/sim-disk.js';
 import type { SimWorld } from './world/sim-world.js';
-import { ALL_COLD_MS, begin, BLOCK, identical, LONG_MS, ok, pass, restart, untilInSync } from './story.js';
+import {
+  ALL_COLD_MS,
+  begin,
+  BLOCK,
+  identical,
+  LONG_MS,
+  nodeOf,
+  ok,
+  pass,
+  restart,
+  serve,
+  states,
+  untilInSync,
+} from './story.js';
 
 function diskOf(world: SimWorld, index: number): SimDisk {
   return must(world.media(index).user, 'the disk of a node that runs');
@@ -66,4 +79,36 @@ await t.test('9: what was freed is freed on a full copy before it gets what was 
   await restart(world, [1]);
   t.ok(await untilInSync(world, 0, 3), 'the full copy catches up');
   await identical(t, world, 0);
+});
+
+await t.test('8: what was trimmed is known until the last copy that was away has caught up', async (t) => {
+  const { world, client } = await begin({ minInSync: 1 });
+  for (const extent of [0, 1]) await ok(t, world, client.write(extent * EXTENT_BYTES, EXTENT_BYTES, 1));
+  await pass(world, ALL_COLD_MS);
+  for (const index of [1, 2]) world.crashNode(index, false);
+  await ok(t, world, client.trim(0, EXTENT_BYTES));
+  await restart(world, [1]);
+  t.ok(await untilInSync(world, 0, 2), 'one copy is in sync again');
+  await restart(world, [2]);
+  t.ok(await untilInSync(world, 0, 3), 'and so is the other');
+  await identical(t, world, 0);
+});
+
+await t.test('4: a copy that catches up is not read, not even by its own node', async (t) => {
+  const { world, client } = await begin({ replicas: 2, minInSync: 1 });
+  const last = limits.copyWindowExtents; // as many are copied at once: this one waits
+  for (let extent = 0; extent <= last; extent++) await ok(t, world, client.write(extent * EXTENT_BYTES, BLOCK, 1));
+  await pass(world, ALL_COLD_MS);
+  world.crashNode(1, false);
+  for (let extent = 0; extent <= last; extent++) await ok(t, world, client.write(extent * EXTENT_BYTES, BLOCK, 2));
+  await world.wait(nodeOf(world, 0).shard.releaseVolume(world.volumeId), LONG_MS);
+  await restart(world, [1]);
+  const next = await serve(world, 1);
+  t.ok(await world.runUntil(() => diskOf(world, 0).inFlight === limits.copyWindowExtents, LONG_MS), 'copies are made');
+  const release = diskOf(world, 0).hold();
+  t.same(await states(world, 1), ['in-sync', 'syncing']);
+  await ok(t, world, next.read(last * EXTENT_BYTES, BLOCK), 2);
+  release();
+  t.ok(await untilInSync(world, 1, 2), 'both copies are in sync');
+  await identical(t, world, 1);
 });

@@ -1,6 +1,8 @@
 /** What survives lost power: what was flushed, what left the activity log, and what a copy said when it joined. */
 import t from 'tap';
-import { EXTENT_BYTES } from '../../daemon/base/units.js';
+import { must } from '../../daemon/base/assert.js';
+import { limits } from '../../daemon/base/limits.js';
+import { EXTENT_BYTES, REGION_BYTES } from '../../daemon/base/units.js';
 import {
   ALL_COLD_MS,
   begin,
@@ -10,6 +12,7 @@ import {
   nodeOf,
   ok,
   pass,
+  recordedInSync,
   recordedSegment,
   restart,
   serve,
@@ -93,4 +96,50 @@ await t.test('FLUSH covers a copy whose join is being committed', async (t) => {
   const next = await serve(world, 2);
   await ok(t, world, next.read(0, EXTENT_BYTES), 3);
   await identical(t, world, 2);
+});
+
+await t.test(
+  '13: an extent in a slot that was freed reads as zeros where it was not written, power lost or not',
+  async (t) => {
+    const { world, client } = await begin({ slotCount: 8 });
+    const extents = 7; // the drive keeps one slot for itself
+    for (let extent = 0; extent < extents; extent++)
+      await ok(t, world, client.write(extent * EXTENT_BYTES, EXTENT_BYTES, 1));
+    await ok(t, world, client.flush());
+    await ok(t, world, client.trim(0, EXTENT_BYTES));
+    const reused = extents * EXTENT_BYTES;
+    await ok(t, world, client.write(reused, BLOCK, 2));
+    await ok(t, world, client.read(reused + BLOCK, EXTENT_BYTES - BLOCK), 0);
+    await blackout(world);
+    const next = await serve(world, 0);
+    await ok(t, world, next.read(reused + BLOCK, EXTENT_BYTES - BLOCK), 0);
+    await identical(t, world, 0);
+  },
+);
+
+await t.test('7: a region is not cooled under a write', async (t) => {
+  const { world, client } = await begin();
+  await ok(t, world, client.write(0, BLOCK, 1));
+  const disk = must(world.media(1).user, 'the disk');
+  const write = client.write(0, BLOCK, 2);
+  await world.runUntil(() => disk.inFlight > 0, ALL_COLD_MS);
+  const release = disk.hold();
+  await pass(world, limits.coolAfterIdleMs + 3_000);
+  release();
+  await ok(t, world, write);
+  t.equal(recordedInSync(world), 3, 'no copy was dropped');
+  await pass(world, ALL_COLD_MS);
+  await identical(t, world, 0);
+});
+
+await t.test('7: what a write needed of the metadata is durable when it is acknowledged', async (t) => {
+  const { world, client } = await begin();
+  for (let region = 0; region < 6; region++) {
+    await ok(t, world, client.write(region * REGION_BYTES, BLOCK, 1)); // the first in its region
+    world.crashNode(1, false);
+    await pass(world, 100);
+    await restart(world, [1]);
+    t.ok(await untilInSync(world, 0, 3), 'the copy is in sync again');
+  }
+  await identical(t, world, 0);
 });

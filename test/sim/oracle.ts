@@ -36,8 +36,14 @@ interface Sector {
   version: number;
 }
 
+/** What the client saw contradicts what a block device may do. */
 export class OracleViolation extends Error {
   override readonly name = 'OracleViolation';
+}
+
+export interface OracleOptions {
+  /** Keep what the client saw of each sector, for the report of a violation; `nowMs` tells the time there. */
+  readonly nowMs: (() => number) | null;
 }
 
 export interface PendingRead {
@@ -47,15 +53,33 @@ export interface PendingRead {
 }
 
 const NEVER = Number.POSITIVE_INFINITY;
+/** The value of a sector whose ends differ. */
+export const TORN = -1;
+const ALL = -1;
 const INITIAL: WriteRecord = { value: 0, startedAt: -1, endedAt: -1 };
 
 export class Oracle {
   readonly #sectors = new Map<number, Sector>();
+  readonly #options: OracleOptions;
+  /** What the client saw, by sector; what concerns all is at -1. */
+  readonly #seen = new Map<number, string[]>();
   readonly #writes = new Map<number, { record: WriteRecord; first: number; count: number }>();
   /** Logical time: one tick per event. */
   #now = 0;
   /** History is kept for as long as some read may need it. */
   #readsInFlight = 0;
+
+  constructor(options: OracleOptions = { nowMs: null }) {
+    this.#options = options;
+  }
+
+  #note(sector: number, what: string): void {
+    const { nowMs } = this.#options;
+    if (nowMs === null) return;
+    const seen = this.#seen.get(sector) ?? [];
+    seen.push(`${nowMs().toFixed(3).padStart(12)} ms  ${what}`);
+    this.#seen.set(sector, seen);
+  }
 
   #sector(index: number): Sector {
     let sector = this.#sectors.get(index);
@@ -76,6 +100,7 @@ export class Oracle {
     for (let index = first; index < first + count; index++) {
       const sector = this.#sector(index);
       if (this.#readsInFlight === 0) sector.history.length = 0;
+      this.#note(index, `${nameOf(record, id)} is sent`);
       sector.pending.push(record);
       sector.recent.push({ record, sureAt: NEVER, isDurable: false });
       sector.version++;
@@ -92,6 +117,7 @@ export class Oracle {
     record.endedAt = this.#now++;
     for (let index = first; index < first + count; index++) {
       const sector = this.#sector(index);
+      this.#note(index, `${nameOf(record, id)} is acknowledged${isDurable ? ', durable' : ''}`);
       sector.pending = sector.pending.filter((other) => other !== record);
       sector.current = [
         record,
@@ -127,6 +153,7 @@ export class Oracle {
     record.endedAt = this.#now;
     for (let index = first; index < first + count; index++) {
       const sector = this.#sector(index);
+      this.#note(index, `${nameOf(record, id)} is decided: it happened, or never will`);
       sector.pending = sector.pending.filter((other) => other !== record);
       if (!sector.current.includes(record)) sector.current.push(record);
       sector.version++;
@@ -139,6 +166,7 @@ export class Oracle {
   }
 
   flushAcknowledged(startedAt: number): void {
+    this.#note(ALL, 'a FLUSH is acknowledged');
     for (const sector of this.#sectors.values()) {
       for (const recent of sector.recent) if (recent.sureAt < startedAt) recent.isDurable = true;
       forgetOverwritten(sector);
@@ -147,6 +175,7 @@ export class Oracle {
 
   /** Every copy may have lost what was not flushed: none of it is sure until it is read again. */
   powerLost(): void {
+    this.#note(ALL, 'power is lost: what was not flushed may be gone');
     for (const sector of this.#sectors.values()) {
       for (const recent of sector.recent) if (!recent.isDurable) recent.sureAt = NEVER;
       sector.current = sector.recent.map(({ record }) => record).filter((record) => !sector.pending.includes(record));
@@ -176,12 +205,47 @@ export class Oracle {
       const since = read.versions[index] ?? 0;
       const started = sector.history.filter((entry) => entry.version > since).map((entry) => entry.record.value);
       const allowed = read.allowed[index] ?? new Set();
-      if (!allowed.has(value) && !started.includes(value)) {
-        const possible = [...allowed, ...started].join(', ');
-        throw new OracleViolation(`sector ${number} read as write ${value}, but may only be one of: ${possible}`);
-      }
+      this.#note(number, `is read as ${value}`);
+      if (!allowed.has(value) && !started.includes(value)) this.#violated(number, value, [...allowed, ...started]);
       if (sector.version === since) this.#observe(sector, value);
     });
+  }
+
+  /** Whether the client ever wrote to one of the sectors, or read it. */
+  knows(first: number, count: number): boolean {
+    for (let index = first; index < first + count; index++) if (this.#sectors.has(index)) return true;
+    return false;
+  }
+
+  /** What lies on a copy when nothing is under way any more; throws `OracleViolation` as a read would. */
+  assertPossible(number: number, value: number): void {
+    const sector = this.#sectors.get(number);
+    if (sector === undefined) {
+      if (value !== 0) this.#violated(number, value, [0]);
+      return;
+    }
+    const allowed = [...sector.current, ...sector.pending].map((record) => record.value);
+    if (!allowed.includes(value)) this.#violated(number, value, allowed);
+  }
+
+  #violated(number: number, value: number, allowed: readonly number[]): never {
+    const sector = this.#sector(number);
+    const found = value === TORN ? 'torn' : `write ${value}`;
+    const message = `sector ${number} is ${found}, but may only be one of: ${[...new Set(allowed)].join(', ')}`;
+    if (this.#options.nowMs === null) throw new OracleViolation(message);
+    const seen = [...(this.#seen.get(number) ?? []), ...(this.#seen.get(ALL) ?? [])].sort();
+    const records = (list: readonly WriteRecord[]): string =>
+      list.length === 0 ? 'none' : list.map(describe).join(', ');
+    const recent = sector.recent.map((one) => `${describe(one.record)}${one.isDurable ? ' durable' : ''}`).join(', ');
+    const model = [
+      `took effect last, one of: ${records(sector.current)}`,
+      `sent and not decided: ${records(sector.pending)}`,
+      `may be found when every copy lost power: ${recent}`,
+    ];
+    const saw = `what the client saw of sector ${number}:\n${seen.join('\n')}`;
+    throw new OracleViolation(
+      `${message}\n${saw}\nwhat the model allows (logical time in brackets):\n${model.join('\n')}`,
+    );
   }
 
   /** The read ended without data. */
@@ -198,6 +262,14 @@ export class Oracle {
     for (const recent of sector.recent)
       if (recent.record === sector.current[0]) recent.sureAt = Math.min(recent.sureAt, readAt);
   }
+}
+
+function nameOf({ value }: WriteRecord, id: number): string {
+  return value === 0 ? `write ${id} of zeros` : `write ${id}`;
+}
+
+function describe({ value, startedAt, endedAt }: WriteRecord): string {
+  return `${value} [${startedAt}, ${endedAt === NEVER ? '' : endedAt}]`;
 }
 
 /** What ended before a durable write started cannot come back. */

@@ -2,7 +2,7 @@
 import t, { type Test } from 'tap';
 import { limits } from '../../daemon/base/limits.js';
 import { STATUS } from '../../daemon/protocol/frame.js';
-import { abandon, attach, beginAttached, detach, keepWriting, recordedOwner } from './control-story.js';
+import { abandon, attach, beginAttached, detach, keepWriting, recordedOwner, want } from './control-story.js';
 import { BLOCK, identical, LEASE_OVER_MS, LONG_MS, nodeOf, ok, pass, served, untilInSync, within } from './story.js';
 import type { SimWorld } from './world/sim-world.js';
 import type { VolumeClient } from './world/volume-client.js';
@@ -129,6 +129,25 @@ await t.test(
     await identical(t, world, 1);
   },
 );
+
+await t.test('a volume that is wanted again while it is being released can be moved later', async (t) => {
+  const { world, client } = await beginAttached();
+  await ok(t, world, client.write(0, BLOCK, 1));
+  cutOff(world, 0);
+  void client.write(0, BLOCK, 2);
+  await pass(world, 5_000);
+  t.ok(await detach(world, 0), 'its release waits for the write that is held');
+  await pass(world, 1_000);
+  t.notOk(await want(world, 0));
+  t.ok(await world.runUntil(() => world.served !== null, LONG_MS), 'then it is taken again');
+  world.fabric.healAll();
+  t.ok(await detach(world, 0));
+  const next = await attach(world, 1);
+  await ok(t, world, next.write(0, BLOCK, 3));
+  t.ok(await untilInSync(world, 1, 3));
+  await ok(t, world, next.read(0, BLOCK), 3);
+  await identical(t, world, 1);
+});
 
 await t.test('6: a copy is opened by a new owner when its drive has ended what the old one asked for', async (t) => {
   const { world, client } = await beginAttached();

@@ -1,32 +1,33 @@
 /**
- * One seed: a few nodes, one volume, random client I/O, random faults; then everything is healed and the end state is checked.
- *
- * Faults: kill -9 and power loss of any node (one without power at a time, and the next only when all copies are in sync again, since what was
- * acknowledged but not flushed may be lost with all its copies), links cut one way or both, connections reset, frozen nodes,
- * lost replies of the cluster store, owner moves. Some seeds also have those of dimensions.ts; when all nodes lose power at once
- * only what was flushed has to be there.
+ * One seed: a few nodes, one volume, random client I/O, random faults (faults.ts, dimensions.ts); then everything is healed and the end state is
+ * checked (end-state.ts). While it runs, the oracle compares what clients read, and the watchdog whether they get on.
  */
 import { asError, BraidError } from '../../daemon/base/errors.js';
-import { EXTENT_BYTES } from '../../daemon/base/units.js';
 import type { BlockVolume } from '../../daemon/ports/block-volume.js';
 import type { VerifyReport } from '../../daemon/ports/shard.js';
 import { POOL_FRONTEND, POOL_INTERNAL, POOL_PEER } from '../../daemon/ports/slab.js';
-import { records } from '../../daemon/protocol/records.js';
 import { storeKeys } from '../../daemon/protocol/store.js';
 import { SimClient } from './client.js';
-import { drawDimensions, PLAIN, TIGHT_EXTENTS, type Dimensions, type ExtraFaults } from './dimensions.js';
+import { drawDimensions, TIGHT_EXTENTS, weightsOf, type Dimensions, type FaultKind } from './dimensions.js';
+import { assertEndState, EndStateViolation, isIdle } from './end-state.js';
+import { Faults, type FaultHost, type FaultRecord } from './faults.js';
 import { Operator } from './operator.js';
 import { Oracle } from './oracle.js';
-import { Rot } from './rot.js';
+import { scrubAll } from './rot.js';
+import { LivenessViolation, Watchdog } from './watchdog.js';
 import { SimWorld, turn } from './world/sim-world.js';
-import type { SimRandom } from './world/sim-random.js';
+import { SimRandom } from './world/sim-random.js';
 
 export interface ScenarioOptions {
   readonly seed: number;
   /** Client operations before healing begins. */
   readonly operations: number;
-  /** Without the dimensions of dimensions.ts. */
-  readonly plain: boolean;
+  /** Numbers of the faults that happen; null: all that are drawn. */
+  readonly only: ReadonlySet<string> | null;
+  /** Only these kinds of faults, all with the same weight and no ambush, instead of those that the seed would draw. */
+  readonly kinds?: readonly FaultKind[];
+  /** Keep a trace, and the histories of a violation. */
+  readonly isTraced: boolean;
 }
 
 export interface ScenarioResult {
@@ -34,75 +35,96 @@ export interface ScenarioResult {
   readonly operations: number;
   readonly acknowledged: number;
   readonly readsChecked: number;
-  readonly faults: number;
+  /** What happened to the nodes, in order. */
+  readonly faults: readonly FaultRecord[];
   readonly simulatedMs: number;
-  /** What was violated; null when nothing was. */
+  /** What was violated, with what the oracle has to say; null when nothing was. */
   readonly violation: string | null;
   readonly trace: readonly string[];
 }
 
+const BOOT_LIMIT_MS = 60_000;
 const HEAL_LIMIT_MS = 120_000;
-/** Longest outage, plus the time to notice it, plus the lease. */
-const POWER_LOSS_APART_MS = 18_000;
-
-/** Weights of the faults in this run: some runs see only some of them (swarm testing). */
-type Faults = Record<'kill' | 'power' | 'cut' | 'reset' | 'freeze' | 'move', number> & ExtraFaults;
+/** A region cools after 5 s without a write; copies that were dirty or full then take another turn. */
+const IDLE_LIMIT_MS = 60_000;
+const WATCH_MS = 50;
+/** Where the client reads and writes: neighbours, and other regions and segments. */
+const EXTENTS = [0, 1, 2, 8, 9, 40, 75, 130, 200];
 
 class Scenario {
   readonly #world: SimWorld;
   readonly #random: SimRandom;
   readonly #oracle = new Oracle();
   readonly #client: SimClient;
-  readonly #rot: Rot;
   readonly #options: ScenarioOptions;
   readonly #dimensions: Dimensions;
   readonly #operator: Operator;
   readonly #faults: Faults;
-  readonly #pauseMs: number;
-  #lastPowerLossMs = Number.NEGATIVE_INFINITY;
+  readonly #watchdog: Watchdog;
   #healing = false;
-  #faultCount = 0;
+  #moment = '';
   /** Where `#makeRoom` did so last. */
   #roomyVolume: BlockVolume | null = null;
   #failure: Error | null = null;
 
   constructor(options: ScenarioOptions) {
     this.#options = options;
-    const { random } = new SimWorld(options.seed);
-    const setup = random.fork('setup');
-    const stripeWidth = setup.pick([1, 2]);
-    const loseStoreReply = setup.pick([0, 0.05]);
-    this.#dimensions = options.plain ? PLAIN : drawDimensions(random.fork('dimensions'));
-    this.#world = new SimWorld(options.seed, { stripeWidth, loseStoreReply, ...this.#dimensions.world });
-    if (!options.plain) this.#world.log(JSON.stringify(this.#dimensions));
+    const drawn = drawDimensions(new SimRandom(options.seed).fork('dimensions'));
+    const { kinds } = options;
+    this.#dimensions = kinds === undefined ? drawn : { ...drawn, weights: weightsOf(kinds), ambush: 0 };
+    const { isTraced } = options;
+    this.#world = new SimWorld(options.seed, { ...this.#dimensions.world, isTraced });
+    this.#world.log(JSON.stringify(this.#dimensions));
     this.#random = this.#world.random.fork('scenario');
-    this.#rot = new Rot(this.#world, this.#world.random.fork('rot'));
-    const weight = (): number => (this.#random.chance(0.6) ? this.#random.between(0, 1) : 0);
-    this.#faults = {
-      kill: weight(),
-      power: weight(),
-      cut: weight(),
-      reset: weight(),
-      freeze: weight(),
-      move: weight(),
-      ...this.#dimensions.faults,
-    };
-    this.#pauseMs = this.#random.pick([100, 400, 1_500]);
-    const extents = [0, 1, 2, 8, 9, 40].slice(0, 2 + this.#random.below(5));
+    this.#oracle = new Oracle({ nowMs: isTraced ? () => this.#world.clock.nowMs() : null });
+    const extents = EXTENTS.slice(0, 2 + this.#random.below(EXTENTS.length - 1));
     this.#client = new SimClient(this.#oracle, this.#random.fork('client'), {
       extents,
-      depth: 1 + this.#random.below(12),
+      depth: this.#dimensions.depth,
       onViolation: (error) => (this.#failure ??= error),
-      log: (message) => this.#world.log(message),
+      nowMs: () => this.#world.clock.nowMs(),
+      log: isTraced ? (message) => this.#world.log(message) : null,
     });
-    const { replicas, minInSync, failWhenDegraded, volumeBytes, segmentBytes } = this.#world.options;
+    const {
+      volumeBytes: sizeBytes,
+      replicas,
+      minInSync,
+      segmentBytes,
+      stripeWidth,
+      failWhenDegraded,
+    } = this.#world.options;
     this.#operator = new Operator(this.#world, this.#world.random.fork('operator'), {
-      volume: { sizeBytes: volumeBytes, segmentBytes, stripeWidth, replicas, minInSync, failWhenDegraded },
+      volume: { sizeBytes, segmentBytes, stripeWidth, replicas, minInSync, failWhenDegraded },
       writesSecond: !this.#dimensions.isTight,
       onError: (error) => (this.#failure ??= error),
     });
+    const { weights, ambush, pauseMs, victims } = this.#dimensions;
+    this.#faults = new Faults(
+      this.#world,
+      this.#random.fork('faults'),
+      { weights, ambush, pauseMs, victims, only: options.only },
+      this.#faultHost(),
+    );
+    this.#watchdog = new Watchdog(this.#world, this.#faults);
     this.#world.onServed = () => {
       this.#onServed();
+    };
+  }
+
+  #faultHost(): FaultHost {
+    return {
+      move: (index) => {
+        this.#operator.move(index);
+      },
+      powerLost: () => {
+        this.#oracle.powerLost();
+      },
+      guard: (step) => {
+        this.#guard(step);
+      },
+      fail: (error) => {
+        this.fail(error);
+      },
     };
   }
 
@@ -111,7 +133,8 @@ class Scenario {
     try {
       await this.#boot();
       this.#work();
-      this.#disturb();
+      this.#watch();
+      this.#faults.start();
       await world.runUntil(
         () => this.#failure !== null || this.#client.completed >= this.#options.operations,
         HEAL_LIMIT_MS,
@@ -125,14 +148,14 @@ class Scenario {
       operations: this.#client.completed,
       acknowledged: this.#client.acknowledged,
       readsChecked: this.#client.readsChecked,
-      faults: this.#faultCount,
+      faults: this.#faults.history,
       simulatedMs: Math.round(world.clock.nowMs()),
-      violation:
-        this.#failure === null ? null : `${this.#failure.name}: ${this.#failure.message}\n${this.#failure.stack ?? ''}`,
+      violation: this.#failure === null ? null : describe(this.#failure),
       trace: world.trace,
     };
   }
 
+  /** The first violation counts. */
   fail(error: unknown): void {
     this.#failure ??= asError(error);
   }
@@ -149,9 +172,10 @@ class Scenario {
 
   async #boot(): Promise<void> {
     const world = this.#world;
-    for (let index = 0; index < world.options.nodes; index++) await world.wait(world.startNode(index), 10_000);
-    await world.wait(this.#operator.begin(), 60_000);
-    if (!(await world.runUntil(() => world.served !== null, 60_000))) throw new Error('the volume was never served');
+    for (let index = 0; index < world.options.nodes; index++) await world.wait(world.startNode(index), BOOT_LIMIT_MS);
+    await world.wait(this.#operator.begin(), BOOT_LIMIT_MS);
+    if (!(await world.runUntil(() => world.served !== null, BOOT_LIMIT_MS)))
+      throw new Error('the volume was never served');
   }
 
   #onServed(): void {
@@ -167,278 +191,97 @@ class Scenario {
   #work(): void {
     this.#world.clock.after(this.#random.between(0.1, 3) * this.#dimensions.pace, () => {
       this.#guard(() => {
-        const { served } = this.#world;
-        if (served?.node.alive === true && !this.#isFrozen(served.node)) this.#client.start(served.volume, served.node);
-        if (this.#random.chance(0.05)) served?.node.shard.assertConsistent();
+        const { served, nodes } = this.#world;
+        if (served?.node.alive === true && !this.#faults.isFrozen(served.node))
+          this.#client.start(served.volume, served.node);
+        const node = this.#random.pick(nodes);
+        if (this.#random.chance(0.05) && node.alive) node.shard.assertConsistent();
       });
       if (!this.#healing && this.#failure === null) this.#work();
     });
   }
 
-  readonly #frozen = new Set<object>();
-  /** Drives that are full or have I/O errors now: one of each at a time. */
-  #full: object | null = null;
-  #broken: object | null = null;
-
-  #isFrozen(node: object): boolean {
-    return this.#frozen.has(node);
-  }
-
-  // ---- faults
-
-  #disturb(): void {
-    this.#world.clock.after(this.#random.between(0.2, 2) * this.#pauseMs, () => {
+  /** Looks for moments in which a fault is of most interest, and for a client that does not get on. */
+  #watch(): void {
+    this.#world.clock.after(WATCH_MS, () => {
       if (this.#healing || this.#failure !== null) return;
-      this.#fault();
-      this.#disturb();
-    });
-  }
-
-  #fault(): void {
-    const kinds = Object.keys(this.#faults) as (keyof Faults)[];
-    const total = kinds.reduce((sum, kind) => sum + this.#faults[kind], 0);
-    if (total === 0) return;
-    let dice = this.#random.between(0, total);
-    const kind = kinds.find((candidate) => (dice -= this.#faults[candidate]) < 0) ?? 'reset';
-    this.#faultCount++;
-    this.#apply(kind);
-  }
-
-  #apply(kind: keyof Faults): void {
-    const world = this.#world;
-    const index = this.#random.below(world.options.nodes);
-    const node = world.nodes[index];
-    if (node === undefined) return;
-    switch (kind) {
-      case 'kill':
-        this.#crash(index, false);
-        return;
-      case 'power':
-        void this.#crashIfWhole(index);
-        return;
-      case 'reset':
-        world.log(`${node.setup.id} connections reset`);
-        if (node.alive) node.network.resetAll();
-        return;
-      case 'cut':
-        this.#cut(index);
-        return;
-      case 'freeze':
-        this.#freeze(index);
-        return;
-      case 'move':
-        this.#operator.move(index);
-        world.log(`operator moves the volume to ${node.setup.id}`);
-        return;
-      case 'blackout':
-        this.#blackout();
-        return;
-      case 'full':
-        this.#fill(index);
-        return;
-      case 'broken':
-        this.#break(index);
-        return;
-      case 'rot':
-        // A drive that refuses writes forgets checksums.
-        if (this.#isRecordedWhole() && ![this.#full, this.#broken].includes(world.media(index)))
-          this.#rot.strike(index);
-    }
-  }
-
-  #crash(index: number, powerLoss: boolean): void {
-    const world = this.#world;
-    const node = world.nodes[index];
-    if (node?.alive !== true || this.#isFrozen(node)) return;
-    const wasServing = world.served?.node === node;
-    this.#rot.beforeCrash(index);
-    world.crashNode(index, powerLoss);
-    if (wasServing) world.onServed();
-    world.clock.after(this.#random.pick([20, 500, 3_000, 8_000]), () => {
-      this.#restart(index);
-    });
-  }
-
-  /** Only when losing one drive's cache cannot lose acknowledged data: every copy is in sync, and nobody else is down. */
-  async #crashIfWhole(index: number): Promise<void> {
-    const { served, nodes } = this.#world;
-    if (served === null || nodes.some((node) => !node.alive) || this.#frozen.size > 0) return;
-    // The owner must have noticed the last loss before "in sync" says anything.
-    if (this.#world.clock.nowMs() - this.#lastPowerLossMs < POWER_LOSS_APART_MS) return;
-    const volumes = await served.node.shard.servedVolumes();
-    const whole = volumes.every(({ segmentsDegraded }) => segmentsDegraded === 0);
-    if (!whole || !this.#isRecordedWhole() || nodes.some((node) => !node.alive)) return;
-    // A drive in trouble may be about to be dropped for the one that would lose power.
-    if (this.#full !== null || this.#broken !== null) return;
-    if (this.#dimensions.isTight && volumes.some(({ state }) => state !== 'serving')) return;
-    this.#lastPowerLossMs = this.#world.clock.nowMs();
-    this.#crash(index, true);
-  }
-
-  /** All at once, whatever state the copies are in: what was flushed has to be there, the rest may be lost. */
-  #blackout(): void {
-    const { nodes, clock } = this.#world;
-    if (this.#frozen.size > 0) return;
-    this.#lastPowerLossMs = clock.nowMs();
-    nodes.forEach((_, index) => {
-      this.#crash(index, true);
-    });
-    this.#oracle.powerLost();
-  }
-
-  /** Nothing more fits the file system below one drive, for a while. */
-  #fill(index: number): void {
-    const { clock, nodes } = this.#world;
-    if (this.#full !== null) return;
-    const media = this.#world.media(index);
-    this.#full = media;
-    this.#rot.beforeErrors(index);
-    media.isFull = true;
-    this.#world.log(`the drive of ${nodes[index]?.setup.id ?? ''} is full`);
-    clock.after(this.#random.pick([50, 800, 4_000]), () => {
-      this.#world.log('the drive has space again');
-      media.isFull = false;
-      this.#full = null;
-    });
-  }
-
-  /** Operations of one kind fail on a part of the drive, or on all of it; later it is well, and the agent opens it anew. */
-  #break(index: number): void {
-    const { clock, nodes } = this.#world;
-    if (this.#broken !== null) return;
-    const media = this.#world.media(index);
-    this.#broken = media;
-    this.#rot.beforeErrors(index);
-    const kind = this.#random.pick(['read', 'write', 'flush', 'any'] as const);
-    const slots = this.#random.pick([1, 4, media.sizeBytes / EXTENT_BYTES]);
-    media.fail(kind, 0, (1 + slots) * EXTENT_BYTES); // slot 0 is never used
-    this.#world.log(`the drive of ${nodes[index]?.setup.id ?? ''} fails: ${kind} on ${slots} slots`);
-    clock.after(this.#random.pick([200, 2_000, 6_000]), () => {
-      this.#world.log('the drive is well again');
-      media.repair();
-      this.#reopen(index);
-    });
-  }
-
-  /** A failed drive stays failed until its agent restarts; one that is stopped restarts when it goes on. */
-  #reopen(index: number): void {
-    const node = this.#world.nodes[index];
-    if (node !== undefined && this.#isFrozen(node)) {
-      this.#world.clock.after(500, () => {
-        this.#reopen(index);
+      void this.#lookAtVolume();
+      this.#guard(() => {
+        this.#watchdog.look(this.#operator.wanted, this.#client.progressMs);
       });
+      this.#watch();
+    });
+  }
+
+  async #lookAtVolume(): Promise<void> {
+    const { served, volumeId } = this.#world;
+    if (served?.node.alive !== true) {
+      this.#enter('a takeover');
       return;
     }
-    this.#broken = null;
-    this.#crash(index, false);
+    const { shard } = served.node;
+    const volume = (await shard.servedVolumes()).find((one) => one.volumeId === volumeId);
+    const replicas = (await shard.servedSegments(volumeId)).flatMap((segment) => segment.replicas);
+    const isSyncing = replicas.some(({ state }) => state === 'syncing');
+    this.#enter(volume?.state === 'reconciling' ? 'a reconcile' : isSyncing ? 'a resync' : '');
+    const isWhole = volume?.state === 'serving' && volume.segmentsDegraded === 0;
+    if (isWhole && this.#faults.isRecordedWhole()) this.#faults.isUncertain = false;
   }
 
-  /** By the cluster store: the owner may not have heard yet of a drop that it has committed. */
-  #isRecordedWhole(): boolean {
-    const { storeState, volumeId } = this.#world;
-    const { entries } = storeState.list(storeKeys.segments(volumeId));
-    return entries.every(({ key, value }) => records.segment.decode(key, value).replicas.every(({ inSync }) => inSync));
-  }
-
-  #restart(index: number): void {
-    if (this.#world.nodes[index]?.alive === true) return;
-    this.#world.log(`node-${index} restarts`);
-    this.#world.startNode(index).catch((error: unknown) => {
-      this.#failure ??= asError(error);
-    });
-  }
-
-  #cut(index: number): void {
-    const { fabric, options, log } = {
-      fabric: this.#world.fabric,
-      options: this.#world.options,
-      log: this.#world.log.bind(this.#world),
-    };
-    const other = (index + 1 + this.#random.below(options.nodes - 1)) % options.nodes;
-    const bothWays = this.#random.chance(0.6);
-    log(`link node-${index} ${bothWays ? '<>' : '>'} node-${other} cut`);
-    fabric.cut(`node-${index}`, `node-${other}`);
-    if (bothWays) fabric.cut(`node-${other}`, `node-${index}`);
-    this.#world.clock.after(this.#random.pick([50, 800, 4_000]), () => {
-      log('links heal');
-      fabric.healAll();
-    });
-  }
-
-  /** SIGSTOP: nothing of the node runs; its timers and what arrives wait. */
-  #freeze(index: number): void {
-    const node = this.#world.nodes[index];
-    if (node?.alive !== true || this.#isFrozen(node)) return;
-    this.#world.log(`node-${index} freezes`);
-    this.#frozen.add(node);
-    node.freeze();
-    this.#world.clock.after(this.#random.pick([200, 3_000, 9_000]), () => {
-      this.#world.log(`node-${index} thaws`);
-      this.#frozen.delete(node);
-      this.#guard(() => {
-        node.thaw();
-      });
-    });
+  /** The volume is in the middle of something; empty: of nothing. */
+  #enter(moment: string): void {
+    if (moment !== '' && moment !== this.#moment) this.#faults.onMoment(moment);
+    this.#moment = moment;
   }
 
   // ---- the end: everything heals, and the copies are compared
 
   async #heal(): Promise<void> {
     const world = this.#world;
-    this.#healing = true;
-    this.#operator.rest();
     world.log('healing');
-    const areWell = (): boolean => this.#frozen.size === 0 && this.#full === null && this.#broken === null;
-    await world.runUntil(areWell, 20_000);
-    world.fabric.healAll();
-    if (!this.#isRecordedWhole()) this.#rot.takeAllBack();
-    for (let index = 0; index < world.options.nodes; index++) this.#restart(index);
+    this.#faults.stop();
+    this.#operator.rest();
+    if (!(await world.runUntil(() => this.#faults.areOver, HEAL_LIMIT_MS))) throw new Error('a fault never ends');
+    world.storeState.isLossy = false;
+    const isDone = (): boolean => this.#failure !== null || this.#client.completed >= this.#options.operations;
+    if (!(await world.runUntil(isDone, HEAL_LIMIT_MS))) throw new LivenessViolation('the client does not get on');
+    this.#healing = true;
+    this.#faults.end(this.#dimensions.ending);
+    if (!(await world.runUntil(() => this.#faults.areOver, HEAL_LIMIT_MS))) throw new Error('the ending never ends');
     const clean = await this.#untilClean();
     if (this.#failure !== null) return;
-    if (!clean) throw new Error(`the volume was not clean within ${HEAL_LIMIT_MS} simulated ms`);
+    if (!clean) throw new LivenessViolation(`the volume was not clean within ${HEAL_LIMIT_MS} simulated ms`);
     const { served } = world;
-    if (served === null) throw new Error('the volume is not served');
+    if (served === null) throw new LivenessViolation('the volume is not served');
     this.#client.readAll(served.volume);
     if (!(await world.runUntil(() => this.#client.inFlight === 0 || this.#failure !== null, HEAL_LIMIT_MS)))
-      throw new Error('reads never end');
-    await this.#scrub(served.node.shard);
+      throw new LivenessViolation('reads never end');
+    if (this.#dimensions.weights.rot > 0)
+      await scrubAll(world, this.#faults.rot, this.#random.fork('last rot'), HEAL_LIMIT_MS);
     const report = await this.#verify(served.node.shard);
-    if (report.damaged.length > 0) throw new Error(`damaged: ${JSON.stringify(report.damaged)}`);
-    if (report.differences.length > 0) throw new Error(`replicas differ: ${JSON.stringify(report.differences)}`);
-    if (report.copiesMin !== world.options.replicas) throw new Error(`only ${report.copiesMin} copies are in sync`);
+    if (report.damaged.length > 0) throw new EndStateViolation(`damaged: ${JSON.stringify(report.damaged)}`);
+    if (report.differences.length > 0)
+      throw new EndStateViolation(`replicas differ: ${JSON.stringify(report.differences)}`);
+    if (report.copiesMin !== world.options.replicas)
+      throw new EndStateViolation(`only ${report.copiesMin} copies are in sync`);
     await this.#untilDeleted();
+    await world.runUntil(() => isIdle(world), IDLE_LIMIT_MS);
     await world.runUntil(() => false, 100);
     this.#checkBuffers();
+    for (const node of world.nodes) node.shard.assertConsistent();
+    await assertEndState(world, this.#oracle, this.#random.fork('last power loss'));
   }
 
-  /** Finds all rot, and has it repaired; afterwards every drive knows the checksums of everything. */
-  async #scrub(shard: SimWorld['nodes'][number]['shard']): Promise<void> {
-    if (this.#dimensions.faults.rot === 0) return;
-    const world = this.#world;
-    const found = this.#rot.left;
-    for (const [index, node] of world.nodes.entries()) await node.shard.scrubDrive(world.driveOf(index), 'start');
-    await shard.scrubVolume(world.volumeId, 'start');
-    const isDone = async (): Promise<boolean> => {
-      const all = await Promise.all(world.nodes.map((node) => node.shard.stats()));
-      const scrubs = all.flatMap(({ drives, volumes }) => [...drives, ...volumes]).map(({ scrub }) => scrub);
-      const isQuiet = all.every(({ drives }) => drives.every(({ hotRegions }) => hotRegions === 0));
-      const isIdle = scrubs.every(({ isRunning, unresolved }) => !isRunning && unresolved === 0);
-      return isQuiet && isIdle && this.#rot.left + this.#rot.unknownExtents() === 0;
-    };
-    for (const endMs = world.clock.nowMs() + HEAL_LIMIT_MS; !(await isDone()); await world.runUntil(() => false, 500)) {
-      const rest = `${this.#rot.left} of ${found} rotten blocks and ${this.#rot.unknownExtents()} extents without checksums`;
-      if (world.clock.nowMs() > endMs) throw new Error(`the scrub leaves ${rest}`);
-    }
-  }
-
-  /** Nothing is left of volumes that were deleted, on no drive and not in the cluster store. */
+  /** Nothing is left of volumes that were deleted and of copies that moved away, on no drive and not in the cluster store. */
   async #untilDeleted(): Promise<void> {
     const endMs = this.#world.clock.nowMs() + HEAL_LIMIT_MS;
-    while (this.#operator.remains().length > 0) {
+    const left = () => this.#world.storeState.list(storeKeys.leftAll).entries.map(({ key }) => key);
+    const remains = () => [...this.#operator.remains(), ...left()];
+    while (remains().length > 0) {
       await this.#world.runUntil(() => this.#failure !== null, 500);
       if (this.#failure !== null) throw this.#failure;
       if (this.#world.clock.nowMs() > endMs)
-        throw new Error(`deleted, but not gone: ${this.#operator.remains().join(', ')}`);
+        throw new LivenessViolation(`deleted, but not gone: ${remains().join(', ')}`);
     }
   }
 
@@ -488,10 +331,17 @@ class Scenario {
   }
 }
 
+function describe(error: Error): string {
+  const calls = (error.stack ?? '').split('\n').filter((line) => line.startsWith('    at '));
+  return [`${error.name}: ${error.message}`, ...calls].join('\n');
+}
+
 export async function runScenario(options: ScenarioOptions): Promise<ScenarioResult> {
   const scenario = new Scenario(options);
-  // An error that nobody expected ends an agent's process.
-  const onRejection = (error: unknown): void => scenario.fail(error);
+  // In an agent it would end the process.
+  const onRejection = (error: unknown): void => {
+    scenario.fail(error);
+  };
   process.on('unhandledRejection', onRejection);
   const result = await scenario.run();
   await turn();

@@ -102,6 +102,41 @@ export function recordedInSync(world: SimWorld): number {
   return recordedSegment(world).replicas.filter(({ inSync }) => inSync).length;
 }
 
+/** Copies that wait to be removed, as keys. */
+export function leftCopies(world: SimWorld): string[] {
+  return world.storeState.list(storeKeys.leftAll).entries.map(({ key }) => key);
+}
+
+/** Until every copy that has left its segment is off its drive. */
+export function untilRid(world: SimWorld): Promise<boolean> {
+  return world.runUntil(() => leftCopies(world).length === 0, LONG_MS);
+}
+
+/** The drives that hold a copy of segment 0, as node numbers, by the cluster store. */
+export function holders(world: SimWorld): number[] {
+  return recordedSegment(world).replicas.map(({ driveId }) =>
+    world.nodes.findIndex((_, index) => world.driveOf(index) === driveId),
+  );
+}
+
+/** Moves the copies on the drive of one node to that of another. */
+export function moveReplicas(world: SimWorld, owner: number, from: number, to: number): Promise<number> {
+  const drives = { from: world.driveOf(from), to: world.driveOf(to) };
+  const request = { ...drives, freeBytes: Number.MAX_SAFE_INTEGER };
+  return world.wait(nodeOf(world, owner).shard.moveReplicas(world.volumeId, request), LONG_MS);
+}
+
+/** Until no copy is on its way any more, by the cluster store. */
+export async function untilMoved(world: SimWorld): Promise<boolean> {
+  const isOver = (): boolean =>
+    world.storeState
+      .list(storeKeys.segments(world.volumeId))
+      .entries.every(({ key, value }) =>
+        records.segment.decode(key, value).replicas.every(({ replaces }) => replaces === ''),
+      );
+  return world.runUntil(isOver, LONG_MS);
+}
+
 export async function untilInSync(world: SimWorld, index: number, count: number): Promise<boolean> {
   for (let waitedMs = 0; waitedMs < LONG_MS; waitedMs += 200) {
     const inSync = (await states(world, index)).filter((state) => state === 'in-sync');
@@ -115,6 +150,7 @@ export async function untilInSync(world: SimWorld, index: number, count: number)
 export async function identical(t: Test, world: SimWorld, index: number): Promise<void> {
   const report = await world.wait(nodeOf(world, index).shard.verifyVolume(world.volumeId), LONG_MS);
   t.same(report.differences, [], 'all replicas are identical');
+  t.same(report.damaged, [], 'and none is damaged');
   t.ok(report.extentsCompared > 0, 'something was compared');
 }
 

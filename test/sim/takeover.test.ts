@@ -286,3 +286,23 @@ await t.test('a copy that was made equal after lost power is as good as any when
   const read = await within(world, next.read(0, EXTENT_BYTES), LONG_MS);
   t.ok(nodeOf(world, 1).alive && read?.bytes.every((byte) => byte === 2), 'nothing acknowledged is lost');
 });
+
+await t.test(
+  '12: a volume is not opened on a copy that lost power while one that has everything may come back',
+  async (t) => {
+    const { world, client } = await begin({ replicas: 2, minInSync: 1 }, 2);
+    await ok(t, world, client.write(0, EXTENT_BYTES, 1));
+    await ok(t, world, client.flush());
+    await ok(t, world, client.write(0, EXTENT_BYTES, 2));
+    world.crashNode(0, true);
+    for (const index of [1, 2]) world.crashNode(index, false);
+    await pass(world, LEASE_OVER_MS);
+    await restart(world, [0, 2]);
+    const early = nodeOf(world, 2).takeVolume(world.volumeId);
+    await t.rejects(world.wait(early, LONG_MS), { code: 'UNAVAILABLE' });
+    await restart(world, [1]);
+    const next = await serve(world, 2);
+    await ok(t, world, next.read(0, EXTENT_BYTES), 2);
+    await identical(t, world, 2);
+  },
+);

@@ -1,10 +1,11 @@
 /** fio over NBD, writing what it can verify. */
-import { spawn, type ChildProcess } from 'node:child_process';
+import { spawn } from 'node:child_process';
+import type { Test } from 'tap';
 
 export interface FioRun {
-  readonly process: ChildProcess;
-  /** fio's exit code and output. */
-  readonly ended: Promise<{ readonly code: number | null; readonly output: string }>;
+  readonly hasEnded: boolean;
+  /** Waits for its end: it has seen no error, and every byte is right. */
+  expectVerified(): Promise<void>;
 }
 
 const OPTIONS = {
@@ -15,13 +16,15 @@ const OPTIONS = {
   randrepeat: '0',
   iodepth: '16',
   rw: 'randwrite',
+  // In one process, so that nothing is left when that is killed.
+  thread: '1',
 };
 
 /**
- * Writes small and large blocks at random for about `writeSeconds`, then reads them back and verifies.
+ * Writes small and large blocks at random for about `writeSeconds`, then reads them back and verifies. Ends with the test.
  * Needs 192 MiB of the volume.
  */
-export function startFio(uri: string, writeSeconds: number, cwd: string): FioRun {
+export function startFio(t: Test, uri: string, writeSeconds: number, cwd: string): FioRun {
   const smallMib = 32;
   const largeMib = 160;
   const common = Object.entries(OPTIONS).map(([key, value]) => `--${key}=${value}`);
@@ -36,12 +39,25 @@ export function startFio(uri: string, writeSeconds: number, cwd: string): FioRun
     ...job('large', '64k', smallMib, largeMib),
   ];
   const child = spawn('fio', ['--minimal', ...args], { cwd, stdio: ['ignore', 'pipe', 'pipe'] });
+  t.teardown(() => child.kill('SIGKILL'));
   let output = '';
   child.stdout.setEncoding('utf8').on('data', (text: string) => (output += text));
   child.stderr.setEncoding('utf8').on('data', (text: string) => (output += text));
-  const ended = new Promise<{ code: number | null; output: string }>((resolve, reject) => {
+  let hasEnded = false;
+  const ended = new Promise<number | null>((resolve, reject) => {
     child.on('error', reject);
-    child.on('close', (code) => resolve({ code, output }));
+    child.on('close', (code) => {
+      hasEnded = true;
+      resolve(code);
+    });
   });
-  return { process: child, ended };
+  return {
+    get hasEnded() {
+      return hasEnded;
+    },
+    expectVerified: async () => {
+      const code = await ended;
+      t.equal(code, 0, `fio has seen no error and every byte is right${code === 0 ? '' : `: ${output}`}`);
+    },
+  };
 }

@@ -69,6 +69,11 @@ export class MirrorWriter {
     this.#busy = new Uint8Array(options.blocks);
   }
 
+  /** Writes in flight at once. */
+  get depth(): number {
+    return this.#options.depth;
+  }
+
   start(client: NbdClient): void {
     this.#isWriting = true;
     this.#writers = Array.from({ length: this.#options.depth }, () => this.#run(client));

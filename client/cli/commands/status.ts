@@ -2,6 +2,7 @@ import { Command } from 'commander';
 import type { Cluster, Drive, VolumeSummary } from '../../sdk/types.js';
 import { contextOf, type Surroundings } from '../context.js';
 import { Failed } from '../errors.js';
+import { copyingLines } from '../copying.js';
 import type { Color, Output } from '../output.js';
 import { formatSize } from '../units.js';
 
@@ -51,7 +52,11 @@ function printStatus(output: Output, cluster: Cluster, drives: Drive[], volumes:
     ['capacity', `${formatSize(capacity.usedBytes)} used of ${formatSize(capacity.rawBytes)}`],
     ['provisioned', `${formatSize(capacity.provisionedBytes)} (sizes of all volumes, times their copies)`],
   ]);
+  if (cluster.settings.resyncBandwidthBytes !== null)
+    output.line(`resync at each node: at most ${formatSize(cluster.settings.resyncBandwidthBytes)}/s`);
   for (const reason of cluster.reasons) output.line(`${output.paint('!', 'yellow')} ${reason}`);
+  for (const { name, resync } of volumes)
+    for (const line of copyingLines(resync)) output.line(`${output.paint('~', 'yellow')} volume ${name}: ${line}`);
   const tip = nextStep(drives, volumes);
   if (tip !== '') output.line(`\n${tip}`);
 }

@@ -3,6 +3,7 @@ import { Command } from 'commander';
 import { BraidClient } from '../../sdk/client.js';
 import type { Stats } from '../../sdk/types.js';
 import { contextOf, numberArgument, type Context, type Surroundings } from '../context.js';
+import { copyingLines } from '../copying.js';
 import { formatMicroseconds, formatSize } from '../units.js';
 import { ratesBetween, type DriveRates, type Rate, type VolumeRates } from '../rates.js';
 import { paintState } from './status.js';
@@ -113,6 +114,8 @@ function printView({ client, output }: Context, view: View): void {
   ]);
   lines.push('', ...output.tableLines(['VOLUME', 'NODE', 'STATE', 'IN FLIGHT', ...RATE_HEADER], volumes));
   if (volumes.length === 0) lines.push('no volume is served; braid volume attach NAME');
+  for (const { name, resync } of view.volumes)
+    for (const line of copyingLines(resync)) lines.push(`${output.paint('~', 'yellow')} ${name}: ${line}`);
   const drives = view.drives.map((drive) => [
     drive.path,
     drive.node,

@@ -1,4 +1,5 @@
 import type { Segment, Volume } from '../../sdk/types.js';
+import { copyingLines } from '../copying.js';
 import type { Output } from '../output.js';
 import { formatCount, formatSize } from '../units.js';
 import { formatLabels } from './node.js';
@@ -21,7 +22,8 @@ export function printVolume(output: Output, volume: Volume, allSegments: boolean
     ...nbdFacts(volume),
     ['labels', formatLabels(volume.labels)],
   ]);
-  if (volume.resync.bytesTotal > 0) output.line(resyncLine(volume));
+  if (volume.resync.copies.length > 0) output.line();
+  for (const line of copyingLines(volume.resync)) output.line(line);
   printSegments(output, volume.segments, allSegments);
 }
 
@@ -39,11 +41,6 @@ function attachmentOf({ attachment }: Volume): string {
   return `to ${attachment.node}${attachment.device ? ' as a device' : ''}, ${attachment.state}${error}`;
 }
 
-function resyncLine({ resync }: Volume): string {
-  const percent = Math.floor((100 * resync.bytesDone) / resync.bytesTotal);
-  return `resync: ${formatSize(resync.bytesDone)} of ${formatSize(resync.bytesTotal)} (${percent} %)`;
-}
-
 const isHealthy = (segment: Segment) => segment.replicas.every(({ state, alive }) => state === 'in-sync' && alive);
 
 function printSegments(output: Output, segments: readonly Segment[], all: boolean): void {
@@ -56,7 +53,7 @@ function printSegments(output: Output, segments: readonly Segment[], all: boolea
         index === 0 ? String(segment.index) : '',
         index === 0 ? String(segment.generation) : '',
         replica.node + (replica.alive ? '' : ' (down)'),
-        paintState(output, replica.state),
+        paintState(output, replica.state) + (replica.replaces === undefined ? '' : ' (moves in)'),
         replica.path,
       ]),
     );

@@ -4,6 +4,7 @@ import { contextOf, labelArgument, numberArgument, sizeArgument, type Surroundin
 import { Failed, UsageError } from '../errors.js';
 import type { Output } from '../output.js';
 import { formatCount, formatSize } from '../units.js';
+import { addMoveReplica } from './move-replica.js';
 import { paintState } from './status.js';
 import { addForcePrimary } from './volume-force.js';
 import { nbdFacts, printVolume } from './volume-show.js';
@@ -29,6 +30,7 @@ export function volumeCommand(surroundings: Surroundings): Command {
   addRemove(group, surroundings);
   addAttach(group, surroundings);
   addDetach(group, surroundings);
+  addMoveReplica(group, surroundings);
   addVerify(group, surroundings);
   addForcePrimary(group, surroundings);
   return group;

@@ -4,10 +4,12 @@
  *
  * - both meta pages must have their magic, version and flags, and roots inside the file (LMDB writes them in turn, so a
  *   crash damages neither), and the roots must be pages of a tree;
- * - the file must hold every page in use. The meta page has the last page *allocated*; the file may rightly end before
- *   it when the last pages are free. Only when it does, the trees are walked to see if a page in use is missing.
+ * - every page in use must be there, be readable, be what its place in the tree demands, be used once, and have its nodes inside.
  *
- * Pages carry no checksums: damage below the root of a tree whose length is right is not found here.
+ * So all of a drive's metadata is read once, in the order of the file, before it is used: that finds unreadable pages while they are
+ * errors and not signals, and brings into memory what is read next anyway. A file that other processes write to while it is looked at (`isShared`)
+ * would seem damaged too often: there only the roots are looked at, and everything only when the file ends before the last page allocated (which may rightly be
+ * free). Pages carry no checksums: damage inside keys and values is for their readers to find.
  *
  * ```
  * page      number u64 · txn u64 · pad u16 · flags u16 · lower u16 · upper u16 · node offsets u16[] (from 24) …
@@ -29,17 +31,27 @@ const META_VERSION = 2;
 const PAGE_HEADER_BYTES = 24;
 const FLAGS_OFFSET = 18;
 const LOWER_OFFSET = 20;
+const UPPER_OFFSET = 22;
 const META_BYTES = 168;
 const FREE_TREE_OFFSET = 48;
 const MAIN_TREE_OFFSET = 96;
 const TREE_PAGE_BYTES_OFFSET = 0;
+const TREE_DEPTH_OFFSET = 6;
 const TREE_ROOT_OFFSET = 40;
 const LAST_PAGE_OFFSET = 144;
 const TXN_OFFSET = 152;
 const NO_PAGE = 0xffff_ffff_ffff_ffffn;
-const PAGE_FLAG = { branch: 0x01, leaf: 0x02, meta: 0x08 } as const;
+const PAGE_FLAG = { branch: 0x01, leaf: 0x02, tree: 0x03, overflow: 0x04, meta: 0x08 } as const;
+/** The bits that say what a page is. */
+const TREE_FLAGS = 0x6f;
+/** The first two are meta pages. */
+const FIRST_PAGE = 2;
 const NODE_HEADER_BYTES = 8;
 const NODE_BIGDATA = 0x01;
+/** What a node of large data has in its place. */
+const OVERFLOW_BYTES = 24;
+const CHUNK_BYTES = 1_048_576;
+const GAP_PAGES_MAX = 8;
 const PAGE_BYTES_MIN = 512;
 const PAGE_BYTES_MAX = 65_536;
 /** A tree of LMDB is at most this deep (CURSOR_STACK). */
@@ -49,8 +61,8 @@ interface Meta {
   readonly txn: bigint;
   readonly pageBytes: number;
   readonly lastPage: number;
-  /** Pages at the top of the free tree and of the main tree; null for an empty tree. */
-  readonly roots: ReadonlyArray<number | null>;
+  /** The free tree and the main tree; the root is null where a tree is empty. */
+  readonly trees: ReadonlyArray<{ readonly root: number | null; readonly depth: number }>;
 }
 
 class Damage extends Error {}
@@ -88,9 +100,13 @@ function parseMeta(page: Buffer): Meta {
     txn: page.readBigUInt64LE(TXN_OFFSET),
     pageBytes,
     lastPage: pageNumber(page, LAST_PAGE_OFFSET),
-    roots: [parseRoot(page, FREE_TREE_OFFSET), parseRoot(page, MAIN_TREE_OFFSET)],
+    trees: [FREE_TREE_OFFSET, MAIN_TREE_OFFSET].map((offset) => ({
+      root: parseRoot(page, offset),
+      depth: page.readUInt16LE(offset + TREE_DEPTH_OFFSET),
+    })),
   };
-  for (const root of meta.roots) if (root !== null && root > meta.lastPage) throw new Damage('a root is out of range');
+  for (const { root } of meta.trees)
+    if (root !== null && root > meta.lastPage) throw new Damage('a root is out of range');
   return meta;
 }
 
@@ -99,83 +115,149 @@ async function readAt(file: FileHandle, offset: number, length: number): Promise
   return buffer.subarray(0, bytesRead);
 }
 
-/** Visits every page in use, from the roots; throws `Damage` at the first that is missing or is not what it should be. */
+/** A run of pages that are read together. */
+interface Run {
+  readonly first: number;
+  readonly count: number;
+}
+
+/** Visits every page in use, level by level from the roots; throws `Damage` at the first that is missing or is not what it should be. */
 class TreeWalk {
   readonly #file: FileHandle;
   readonly #meta: Meta;
   readonly #filePages: number;
-  #visited = 0;
+  /** A bit per page. */
+  readonly #used: Uint8Array;
+  readonly #chunk: Buffer;
 
   constructor(file: FileHandle, meta: Meta, fileBytes: number) {
     this.#file = file;
     this.#meta = meta;
     this.#filePages = Math.floor(fileBytes / meta.pageBytes);
+    this.#used = new Uint8Array(Math.ceil(this.#filePages / 8));
+    this.#chunk = Buffer.alloc(Math.max(CHUNK_BYTES, meta.pageBytes));
   }
 
   /** Looks at the roots alone. */
   async visitRoots(): Promise<void> {
-    for (const root of this.#meta.roots) if (root !== null) await this.#readPage(root);
+    for (const { root } of this.#meta.trees) if (root !== null) await this.#visitPages([root], () => undefined);
   }
 
   async visitAll(): Promise<void> {
-    for (const root of this.#meta.roots) if (root !== null) await this.#visit(root, 1);
+    for (const { root, depth } of this.#meta.trees) if (root !== null) await this.#visitTree(root, depth);
   }
 
-  #requirePages(first: number, count: number): void {
-    if (first + count > this.#filePages)
+  async #visitTree(root: number, depth: number): Promise<void> {
+    if (depth < 1 || depth > DEPTH_MAX) throw new Damage(`a tree has ${depth} levels`);
+    let level = [root];
+    const overflows: Run[] = [];
+    for (let height = depth; height > 0; height -= 1) {
+      const children: number[] = [];
+      const wanted = height === 1 ? PAGE_FLAG.leaf : PAGE_FLAG.branch;
+      await this.#visitPages(level, (page, number) => {
+        if ((page.readUInt16LE(FLAGS_OFFSET) & TREE_FLAGS) !== wanted) throw new Damage(`page ${number} is garbage`);
+        this.#visitNodes(page, number, height === 1 ? overflows : null, children);
+      });
+      level = children;
+    }
+    await this.#visitOverflows(overflows);
+  }
+
+  #take(first: number, count: number): void {
+    if (first < FIRST_PAGE || count < 1 || first + count > this.#filePages)
       throw new Damage(`page ${first} is cut off (${this.#filePages} pages are there)`);
-  }
-
-  async #readPage(number: number): Promise<Buffer> {
-    this.#requirePages(number, 1);
-    const page = await readAt(this.#file, number * this.#meta.pageBytes, this.#meta.pageBytes);
-    const isTreePage = (page.readUInt16LE(FLAGS_OFFSET) & (PAGE_FLAG.branch | PAGE_FLAG.leaf)) !== 0;
-    if (!isTreePage || pageNumber(page, 0) !== number) throw new Damage(`page ${number} is garbage`);
-    return page;
-  }
-
-  async #visit(number: number, depth: number): Promise<void> {
-    this.#visited += 1;
-    if (this.#visited > this.#filePages || depth > DEPTH_MAX) throw new Damage('its pages form a loop');
-    const page = await this.#readPage(number);
-    const isBranch = (page.readUInt16LE(FLAGS_OFFSET) & PAGE_FLAG.branch) !== 0;
-    // `lower` and the node offsets count from the end of the page header.
-    const nodeCount = page.readUInt16LE(LOWER_OFFSET) >> 1;
-    for (let index = 0; index < nodeCount; index += 1) {
-      const node = page.readUInt16LE(PAGE_HEADER_BYTES + 2 * index) + PAGE_HEADER_BYTES;
-      if (node + NODE_HEADER_BYTES > page.length) throw new Damage(`page ${number} is garbage`);
-      if (isBranch) await this.#visit(this.#childOf(page, node), depth + 1);
-      else this.#checkLeafNode(page, node, number);
+    for (let number = first; number < first + count; number += 1) {
+      const [byte, bit] = [number >> 3, 1 << (number & 7)];
+      if (((this.#used[byte] ?? 0) & bit) !== 0) throw new Damage(`page ${number} is used twice`);
+      this.#used[byte] = (this.#used[byte] ?? 0) | bit;
     }
   }
 
-  #childOf(page: Buffer, node: number): number {
-    return page.readUInt32LE(node) + page.readUInt16LE(node + 4) * 2 ** 32;
+  /** In the order of the file, neighbours together: a large file is read about as fast as the drive can. */
+  async #visitPages(numbers: readonly number[], visit: (page: Buffer, number: number) => void): Promise<void> {
+    for (const number of numbers) this.#take(number, 1);
+    const ordered = Float64Array.from(numbers).sort();
+    const { pageBytes } = this.#meta;
+    const pagesPerChunk = Math.floor(this.#chunk.length / pageBytes);
+    for (let at = 0; at < ordered.length;) {
+      const first = ordered[at] ?? 0;
+      let end = at + 1;
+      while (end < ordered.length && (ordered[end] ?? 0) < first + pagesPerChunk && isNear(ordered, end)) end += 1;
+      const count = (ordered[end - 1] ?? 0) - first + 1;
+      const { bytesRead } = await this.#file.read(this.#chunk, 0, count * pageBytes, first * pageBytes);
+      if (bytesRead < count * pageBytes) throw new Damage(`page ${first} is cut off`);
+      for (; at < end; at += 1) {
+        const number = ordered[at] ?? 0;
+        const page = this.#chunk.subarray((number - first) * pageBytes, (number - first + 1) * pageBytes);
+        if ((page.readUInt16LE(FLAGS_OFFSET) & TREE_FLAGS & PAGE_FLAG.tree) === 0 || pageNumber(page, 0) !== number)
+          throw new Damage(`page ${number} is garbage`);
+        visit(page, number);
+      }
+    }
   }
 
-  #checkLeafNode(page: Buffer, node: number, number: number): void {
-    if ((page.readUInt16LE(node + 4) & NODE_BIGDATA) === 0) return;
-    const data = node + NODE_HEADER_BYTES + page.readUInt16LE(node + 6);
-    if (data + 24 > page.length) throw new Damage(`page ${number} is garbage`);
-    this.#requirePages(pageNumber(page, data), pageNumber(page, data + 16));
+  /** Every node lies inside its page. `overflows` null: of a branch. */
+  #visitNodes(page: Buffer, number: number, overflows: Run[] | null, children: number[]): void {
+    const garbage = () => new Damage(`page ${number} is garbage`);
+    // `lower`, `upper` and the node offsets count from the end of the page header.
+    const lower = page.readUInt16LE(LOWER_OFFSET);
+    const upper = page.readUInt16LE(UPPER_OFFSET);
+    if (lower < 2 || lower % 2 !== 0 || lower > upper || upper + PAGE_HEADER_BYTES > page.length) throw garbage();
+    for (let index = 0; index < lower >> 1; index += 1) {
+      const node = word(page, PAGE_HEADER_BYTES + 2 * index) + PAGE_HEADER_BYTES;
+      if (node < upper + PAGE_HEADER_BYTES || node + NODE_HEADER_BYTES > page.length) throw garbage();
+      const data = node + NODE_HEADER_BYTES + word(page, node + 6);
+      if (data > page.length) throw garbage();
+      const low = word(page, node) + word(page, node + 2) * 2 ** 16;
+      const flags = word(page, node + 4);
+      if (overflows === null) {
+        children.push(low + flags * 2 ** 32);
+        continue;
+      }
+      if (flags === 0 && data + low <= page.length) continue;
+      if (flags !== NODE_BIGDATA || data + OVERFLOW_BYTES > page.length) throw garbage();
+      const run = { first: pageNumber(page, data), count: pageNumber(page, data + 16) };
+      if (low > run.count * this.#meta.pageBytes - PAGE_HEADER_BYTES) throw garbage();
+      overflows.push(run);
+    }
+  }
+
+  async #visitOverflows(runs: readonly Run[]): Promise<void> {
+    for (const { first, count } of runs) {
+      this.#take(first, count);
+      const page = await readAt(this.#file, first * this.#meta.pageBytes, PAGE_HEADER_BYTES);
+      const isOverflow = (page.readUInt16LE(FLAGS_OFFSET) & TREE_FLAGS) === PAGE_FLAG.overflow;
+      if (!isOverflow || pageNumber(page, 0) !== first) throw new Damage(`page ${first} is garbage`);
+    }
   }
 }
 
-async function checkFile(file: FileHandle): Promise<void> {
+/** There are millions of nodes: quicker than `readUInt16LE`, which looks at its arguments. */
+function word(page: Buffer, offset: number): number {
+  return (page[offset] as number) | ((page[offset + 1] as number) << 8);
+}
+
+/** Reading on is cheaper than another read. */
+function isNear(ordered: Float64Array, index: number): boolean {
+  return (ordered[index] ?? 0) - (ordered[index - 1] ?? 0) <= GAP_PAGES_MAX;
+}
+
+async function checkFile(file: FileHandle, isShared: boolean): Promise<void> {
   const first = parseMeta(await readAt(file, 0, META_BYTES));
   const second = parseMeta(await readAt(file, first.pageBytes, META_BYTES));
   if (second.pageBytes !== first.pageBytes) throw new Damage('its two headers disagree');
   const newest = first.txn > second.txn ? first : second;
   const { size } = await file.stat();
   const walk = new TreeWalk(file, newest, size);
-  await (size < (newest.lastPage + 1) * newest.pageBytes ? walk.visitAll() : walk.visitRoots());
+  const isShort = size < (newest.lastPage + 1) * newest.pageBytes;
+  await (isShared && !isShort ? walk.visitRoots() : walk.visitAll());
 }
 
 /**
  * `'absent'` when the directory has no data file, or an empty one; `'sound'` when LMDB may open it. Rejects with
  * `BraidError` DRIVE when it is damaged or cannot be read. While others write to it, a sound file may look damaged: look again.
  */
-export async function checkEnvironment(directory: string): Promise<'absent' | 'sound'> {
+export async function checkEnvironment(directory: string, isShared: boolean): Promise<'absent' | 'sound'> {
   let file: FileHandle;
   try {
     file = await open(join(directory, DATA_FILE), 'r');
@@ -185,7 +267,7 @@ export async function checkEnvironment(directory: string): Promise<'absent' | 's
   }
   try {
     if ((await file.stat()).size === 0) return 'absent';
-    await checkFile(file);
+    await checkFile(file, isShared);
     return 'sound';
   } catch (error) {
     throw damaged(directory, asError(error).message, error);

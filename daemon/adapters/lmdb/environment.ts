@@ -32,6 +32,8 @@ export interface EnvironmentOptions {
   readonly create: boolean;
   /** Ranges yield views that are valid until the next step, not copies (views.ts). */
   readonly views?: boolean;
+  /** Other processes may be writing to it. */
+  readonly isShared?: boolean;
 }
 
 /** An environment that this process has open once, for all who share it. */
@@ -110,7 +112,7 @@ function keepFromChildren(): void {
  */
 export async function openEnvironment(directory: string, options: EnvironmentOptions): Promise<Environment> {
   if (options.create) await mkdir(directory, { recursive: true });
-  const isAbsent = (await checkEnvironment(directory)) === 'absent';
+  const isAbsent = (await checkEnvironment(directory, options.isShared ?? false)) === 'absent';
   if (isAbsent && !options.create)
     throw new BraidError('DRIVE', `${directory} holds no store; was it moved, or not mounted?`);
   await ensureLockFile(directory);
@@ -130,12 +132,12 @@ export async function openEnvironment(directory: string, options: EnvironmentOpt
 async function openPatiently(directory: string, options: { create: boolean }): Promise<Environment> {
   for (let attempt = 1; attempt < SHARED_OPEN_ATTEMPTS; attempt += 1) {
     try {
-      return await openEnvironment(directory, options);
+      return await openEnvironment(directory, { ...options, isShared: true });
     } catch {
       await setTimeout(SHARED_OPEN_RETRY_MS);
     }
   }
-  return openEnvironment(directory, options);
+  return openEnvironment(directory, { ...options, isShared: true });
 }
 
 /**

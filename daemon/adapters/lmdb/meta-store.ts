@@ -63,6 +63,7 @@ class LmdbMetaStore implements MetaStore {
   #valueBytes = new Uint8Array(4_096);
   readonly #views = new Map<number, Uint8Array>();
   readonly #waiting: Commit[] = [];
+  #usedBytes = 0;
   #isWriterScheduled = false;
   #writer: Promise<void> | null = null;
   #failure: BraidError | null = null;
@@ -112,8 +113,13 @@ class LmdbMetaStore implements MetaStore {
 
   usedBytes(): number {
     this.#assertOpen();
-    const { lastPageNumber, pageSize } = this.#database.getStats() as { lastPageNumber: number; pageSize: number };
-    return (lastPageNumber + 1) * pageSize;
+    try {
+      const { lastPageNumber, pageSize } = this.#database.getStats() as { lastPageNumber: number; pageSize: number };
+      this.#usedBytes = (lastPageNumber + 1) * pageSize;
+    } catch {
+      // LMDB refuses everything once it could not write a meta page; the commit that failed tells the drive.
+    }
+    return this.#usedBytes;
   }
 
   async close(): Promise<void> {

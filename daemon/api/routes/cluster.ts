@@ -1,10 +1,11 @@
 /** The cluster as a whole: summary, nodes, events, and this node's counters. */
 import type { ApiDependencies } from '../dependencies.js';
 import type { Api } from '../fastify.js';
-import { Cluster, EventList, EventQuery, NodeList, Stats } from '../schemas/index.js';
+import { bytesOf } from '../lookup.js';
+import { ChangeSettings, Cluster, EventList, EventQuery, NodeList, Stats } from '../schemas/index.js';
 import { clusterView, nodeViews } from '../views/cluster.js';
 import { statsView } from '../views/stats.js';
-import { answers } from './documented.js';
+import { answers, ref } from './documented.js';
 
 const EVENTS_DEFAULT = 100;
 
@@ -19,6 +20,22 @@ export function clusterRoutes(app: Api, api: ApiDependencies): void {
       response: answers(Cluster, 'The cluster'),
     },
     handler: () => clusterView(api),
+  });
+
+  app.route({
+    method: 'PATCH',
+    url: '/v1/cluster',
+    schema: {
+      ...{ tags: ['cluster'], operationId: 'changeCluster', summary: 'Changes settings of the cluster' },
+      description: 'Every node follows within seconds; copying that is under way goes on at the new rate.',
+      body: ref(ChangeSettings),
+      response: answers(Cluster, 'The cluster'),
+    },
+    handler: async ({ body: { resyncBandwidth } }) => {
+      const bytes = resyncBandwidth === null ? null : bytesOf('resyncBandwidth', resyncBandwidth);
+      await api.agent.settings.change({ resyncBandwidthBytes: bytes });
+      return clusterView(api);
+    },
   });
 
   app.route({

@@ -9,6 +9,7 @@ import { forward } from '../forward.js';
 import { bytesOf, findVolume } from '../lookup.js';
 import { CreateVolume, DeletedVolume, VerifyReport, Volume, VolumeList } from '../schemas/index.js';
 import { volumeSummaries, volumeView } from '../views/volume.js';
+import { moveReplicaRoutes } from './move-replica.js';
 import { answers, NameParams, ref } from './documented.js';
 
 const tags = ['volumes'];
@@ -82,6 +83,7 @@ export function volumeRoutes(app: Api, api: ApiDependencies): void {
   });
 
   verifyRoute(app, api);
+  moveReplicaRoutes(app, api);
 }
 
 function verifyRoute(app: Api, api: ApiDependencies): void {

@@ -1,5 +1,5 @@
 import { Type, type Static } from 'typebox';
-import { bytes, count, Labels } from './common.js';
+import { bytes, closed, count, Labels, Size } from './common.js';
 
 export const ClusterHealth = Type.Enum(['ok', 'degraded', 'error'], {
   type: 'string',
@@ -9,6 +9,23 @@ export type ClusterHealth = Static<typeof ClusterHealth>;
 
 const UpAndTotal = (what: string) =>
   Type.Object({ total: count(`All ${what}`), healthy: count(`${what} without a problem`) });
+
+export const Settings = Type.Object({
+  resyncBandwidthBytes: Type.Union([Type.Integer(), Type.Null()], {
+    description: 'What resync and rebuild may copy a second at each node, all its volumes together; null: no bound',
+  }),
+});
+export type Settings = Static<typeof Settings>;
+
+export const ChangeSettings = Type.Object(
+  {
+    resyncBandwidth: Type.Union([Size, Type.Null()], {
+      description: 'Bytes a second, at least 1Mi; null: no bound',
+    }),
+  },
+  { ...closed, $id: 'ChangeSettings' },
+);
+export type ChangeSettings = Static<typeof ChangeSettings>;
 
 export const Cluster = Type.Object(
   {
@@ -24,6 +41,7 @@ export const Cluster = Type.Object(
       usedBytes: bytes('Allocated on drives whose node answers'),
       provisionedBytes: bytes('Sizes of all volumes, times their copies'),
     }),
+    settings: Settings,
   },
   { $id: 'Cluster' },
 );

@@ -6,5 +6,6 @@ export * from './event.js';
 export * from './force.js';
 export * from './health.js';
 export * from './scrub.js';
+export * from './recovery.js';
 export * from './stats.js';
 export * from './volume.js';

@@ -1,5 +1,6 @@
 import { Type, type Static } from 'typebox';
 import { bytes, count } from './common.js';
+import { Resync } from './volume.js';
 
 export const Operations = Type.Object(
   {
@@ -43,8 +44,9 @@ export const VolumeStats = Type.Object({
   degradedReplicas: count('Copies that are not in sync'),
   repairs: count('Damaged extents that were rewritten from another copy'),
   scrub: ScrubStats,
-  resyncBytesDone: bytes('Copied'),
-  resyncBytesTotal: bytes('To copy, done included'),
+  resyncBytesDone: bytes('Copied since this node took the volume'),
+  resyncBytesTotal: bytes('The same, and what the copying under way has still to do'),
+  resync: Resync,
   read: Operations,
   write: Operations,
   flush: Operations,

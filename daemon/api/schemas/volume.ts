@@ -43,6 +43,38 @@ export const CreateVolume = Type.Object(
 );
 export type CreateVolume = Static<typeof CreateVolume>;
 
+const EtaSeconds = Type.Union([Type.Integer({ minimum: 0 }), Type.Null()], {
+  description: 'Seconds left at this rate; null while that is not known',
+});
+const copyFigures = {
+  bytesDone: bytes('Copied'),
+  bytesTotal: bytes('To copy, done included'),
+  bytesPerSecond: bytes('Smoothed rate; 0 while it is not known, or while nothing moves'),
+  etaSeconds: EtaSeconds,
+};
+
+export const CopyProgress = Type.Object({
+  kind: Type.Enum(['resync', 'rebuild', 'reconcile'], {
+    type: 'string',
+    description: 'A copy catches up; a new copy is made; copies are made equal after their owner died',
+  }),
+  driveId: Type.Optional(Type.String({ description: 'To which drive; absent: all copies' })),
+  node: Type.Optional(Type.String({ description: 'Name of the node of that drive' })),
+  path: Type.Optional(Type.String({ description: 'Directory of that drive' })),
+  ...copyFigures,
+});
+export type CopyProgress = Static<typeof CopyProgress>;
+
+export const Resync = Type.Object(
+  {
+    ...copyFigures,
+    copies: Type.Array(CopyProgress),
+    bytesCopied: bytes('Copied since the owner took the volume'),
+  },
+  { description: 'What is being copied now, all together and each; all 0 when nothing is' },
+);
+export type Resync = Static<typeof Resync>;
+
 export const VolumeSummary = Type.Object(
   {
     id: Type.String(),
@@ -53,6 +85,7 @@ export const VolumeSummary = Type.Object(
     reason: Type.String({ description: 'Why the health is not ok; empty when it is' }),
     node: Type.Optional(Type.String({ description: 'Name of the node that it is attached to' })),
     device: Type.Optional(Type.String({ description: 'Block device on that node' })),
+    resync: Resync,
     createdMs: Type.Integer({ description: 'Milliseconds since 1970' }),
   },
   { $id: 'VolumeSummary' },
@@ -71,6 +104,7 @@ export const Replica = Type.Object({
   path: Type.String({ description: 'Directory of its drive' }),
   state: ReplicaState,
   alive: Type.Boolean({ description: 'Its node is alive' }),
+  replaces: Type.Optional(Type.String({ description: 'Id of the drive whose copy it takes over when it is in sync' })),
 });
 export type Replica = Static<typeof Replica>;
 
@@ -107,10 +141,6 @@ export const Volume = Type.Object(
     ),
     nbdUri: Type.Optional(NbdUri),
     nbdTcpUri: Type.Optional(NbdTcpUri),
-    resync: Type.Object({
-      bytesDone: bytes('Copied'),
-      bytesTotal: bytes('To copy, done included; 0 when nothing is under way'),
-    }),
     segments: Type.Array(Segment),
   },
   { $id: 'Volume' },
@@ -173,6 +203,35 @@ export type DetachedVolume = Static<typeof DetachedVolume>;
 
 export const DeletedVolume = Type.Object({ name: Type.String(), id: Type.String() }, { $id: 'DeletedVolume' });
 export type DeletedVolume = Static<typeof DeletedVolume>;
+
+const DriveRef = Type.String({
+  minLength: 1,
+  maxLength: 4_096,
+  description:
+    'Id of a drive, or the beginning of one; or its directory, with the name of its node if need be: host-a:/srv/braid',
+});
+
+export const MoveReplica = Type.Object(
+  {
+    from: DriveRef,
+    to: DriveRef,
+    segment: Type.Optional(count('Only the copy of this segment; absent: of all segments that have one there')),
+  },
+  { ...closed, $id: 'MoveReplica' },
+);
+export type MoveReplica = Static<typeof MoveReplica>;
+
+export const CancelMove = Type.Object(
+  { to: Type.Optional(DriveRef) },
+  { ...closed, $id: 'CancelMove', description: 'Absent: all moves of the volume' },
+);
+export type CancelMove = Static<typeof CancelMove>;
+
+export const MovedReplicas = Type.Object(
+  { segments: count('Segments concerned; 0 when there was nothing left to do') },
+  { $id: 'MovedReplicas' },
+);
+export type MovedReplicas = Static<typeof MovedReplicas>;
 
 export const VerifyReport = Type.Object(
   {

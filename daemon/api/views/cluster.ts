@@ -48,6 +48,7 @@ export async function clusterView(api: ApiDependencies): Promise<Cluster> {
       usedBytes: sum([...usage.values()].map(({ usedBytes }) => usedBytes)),
       provisionedBytes: sum(volumes.map(({ sizeBytes, replicas }) => sizeBytes * replicas)),
     },
+    settings: { resyncBandwidthBytes: cluster.value.resyncBandwidthBytes || null },
   };
 }
 

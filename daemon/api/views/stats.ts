@@ -6,6 +6,8 @@ import type { LocalDrive } from '../../control/drives.js';
 import { NO_SCRUB_STATS, type ShardStats } from '../../ports/shard.js';
 import type { DriveStats, Operations, Stats, VolumeStats } from '../schemas/index.js';
 
+import { resyncView } from './resync.js';
+
 type ShardDrive = ShardStats['drives'][number];
 type ShardVolume = ShardStats['volumes'][number];
 
@@ -50,6 +52,7 @@ function volumeStats(agent: Agent, volume: ShardVolume, name: string): VolumeSta
     scrub: volume.scrub,
     resyncBytesDone: served?.resyncBytesDone ?? 0,
     resyncBytesTotal: served?.resyncBytesTotal ?? 0,
+    resync: resyncView(served ?? null),
     read: operations(volume.read),
     write: operations(volume.write),
     flush: operations(volume.flush),

@@ -8,6 +8,7 @@ import { volumeHealth } from '../../control/volume-health.js';
 import { isServing } from '../../control/volume-status.js';
 import type { ServedSegment } from '../../ports/shard.js';
 import type { SegmentRecord } from '../../protocol/records.js';
+import { resyncView } from './resync.js';
 import type { ReplicaState, Segment, Volume, VolumeSummary } from '../schemas/index.js';
 
 /** All volumes that are not being deleted, by name. */
@@ -50,7 +51,6 @@ export async function volumeView(agent: Agent, id: VolumeId): Promise<Volume> {
     epoch: owner?.epoch ?? 0,
     ...attachmentOf(facts, snapshot),
     ...(status === null || status.nbdUri === '' ? {} : nbdUrisView(status)),
-    resync: { bytesDone: status?.resyncBytesDone ?? 0, bytesTotal: status?.resyncBytesTotal ?? 0 },
     segments: segments.map((segment) => segmentView(segment, facts, snapshot, live.get(segment.index))),
   };
 }
@@ -70,6 +70,7 @@ function summary(facts: VolumeFacts, snapshot: ClusterSnapshot, segments: readon
     ...volumeHealth(facts, snapshot, segments),
     ...(attachment === null ? {} : { node: nodeName(snapshot, attachment.nodeId) }),
     ...(status === null || status.device === '' ? {} : { device: status.device }),
+    resync: resyncView(status, snapshot),
     createdMs: volume.createdMs,
   };
 }
@@ -92,14 +93,16 @@ function segmentView(
   snapshot: ClusterSnapshot,
   live: ServedSegment | undefined,
 ): Segment {
-  const isResyncing = status !== null && status.resyncBytesTotal > status.resyncBytesDone;
-  const replicas = segment.replicas.map(({ driveId, inSync }) => {
+  const replicas = segment.replicas.map(({ driveId, inSync, replaces }) => {
     const drive = snapshot.drives.get(driveId);
     const alive = drive !== undefined && snapshot.alive.has(drive.nodeId);
     // Only the owner's shard knows which of the stale copies are being made good; elsewhere it is a good guess.
-    const guess: ReplicaState = inSync ? 'in-sync' : isResyncing && alive ? 'syncing' : 'stale';
+    const isCopiedTo = status?.copies.some((copy) => copy.driveId === driveId) ?? false;
+    const guess: ReplicaState = inSync ? 'in-sync' : isCopiedTo ? 'syncing' : 'stale';
     const state = live?.replicas.find((replica) => replica.driveId === driveId)?.state ?? guess;
-    return { driveId, node: nodeName(snapshot, drive?.nodeId ?? ''), path: drive?.path ?? '', state, alive };
+    const node = nodeName(snapshot, drive?.nodeId ?? '');
+    const successor = replaces === '' ? {} : { replaces };
+    return { driveId, node, path: drive?.path ?? '', state, alive, ...successor };
   });
   return { index: segment.index, generation: segment.generation, replicas };
 }

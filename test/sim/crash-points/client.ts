@@ -117,7 +117,7 @@ export class Client {
   }
 
   async delete(segment: number): Promise<void> {
-    const payload = this.#coordinator.deletePayload([segment]);
+    const payload = this.#coordinator.deletePayload([segment], VOLUME, this.epoch);
     await this.settled(this.#send({ kind: 'delete', segment }, OPCODE.DELETE, { payload }));
   }
 

@@ -42,6 +42,12 @@ export class SimStoreState {
   readonly #leases = new Map<LeaseId, Lease>();
   readonly #listeners = new Set<() => void>();
   #revision = 0;
+  /** Nobody gets an answer: calls and replies are lost, events wait. */
+  isDown = false;
+  /** Off: no call or reply is lost by chance any more. */
+  isLossy = true;
+  /** Calls, replies and events are on the way this many times as long. */
+  slowness = 1;
 
   constructor(clock: Clock, random: SimRandom) {
     this.#clock = clock;
@@ -102,6 +108,11 @@ export class SimStoreState {
     if (lease !== undefined) this.#change([...lease.keys].sort().map((key) => ({ type: 'delete', key })));
   }
 
+  /** Everyone who watches looks again: after the store was down, or a node was cut off from it. */
+  notify(): void {
+    for (const listener of this.#listeners) listener();
+  }
+
   /** Calls `listener` after each change; returns how to stop it. */
   onChange(listener: () => void): () => void {
     this.#listeners.add(listener);
@@ -121,7 +132,7 @@ export class SimStoreState {
     if (effective.length === 0) return;
     this.#revision += 1;
     for (const operation of effective) this.#apply(operation, this.#revision);
-    for (const listener of this.#listeners) listener();
+    this.notify();
   }
 
   #apply(operation: StoreOperation, revision: number): void {
@@ -139,7 +150,14 @@ export class SimStoreState {
   }
 }
 
+/** A node's way to the store; it stays when its agent is started anew. */
+export interface StoreLink {
+  /** How many cuts there are. */
+  cuts: number;
+}
+
 export interface SimStoreOptions {
+  readonly link: StoreLink;
   /** Bounds of the time that a call, its reply or an event is on the way. */
   readonly delayMsMin: number;
   readonly delayMsMax: number;
@@ -151,7 +169,13 @@ export interface SimStoreOptions {
   readonly timeoutMs: number;
 }
 
-const DEFAULTS: SimStoreOptions = { delayMsMin: 0.2, delayMsMax: 3, loseCall: 0, loseReply: 0, timeoutMs: 500 };
+const DEFAULTS: Omit<SimStoreOptions, 'link'> = {
+  delayMsMin: 0.2,
+  delayMsMax: 3,
+  loseCall: 0,
+  loseReply: 0,
+  timeoutMs: 500,
+};
 
 /** One node's access to the state. */
 export class SimClusterStore implements ClusterStore {
@@ -159,9 +183,9 @@ export class SimClusterStore implements ClusterStore {
   readonly #clock: Clock;
   readonly #random: SimRandom;
   readonly #options: SimStoreOptions;
-  /** How to stop each watch, and how to have it look for changes. */
-  readonly #watches = new Map<() => void, () => void>();
-  #isReachable = true;
+  #isCut = false;
+  /** How to stop each watch. */
+  readonly #watches = new Set<() => void>();
   /** After a crash nothing settles any more; after `close` calls fail. */
   #status: 'open' | 'closed' | 'crashed' = 'open';
 
@@ -169,13 +193,17 @@ export class SimClusterStore implements ClusterStore {
     this.#state = state;
     this.#clock = clock;
     this.#random = random;
-    this.#options = { ...DEFAULTS, ...options };
+    this.#options = { link: { cuts: 0 }, ...DEFAULTS, ...options };
   }
 
-  /** Cuts the node off from the store, or connects it again: calls and replies are lost, events wait. */
+  /** Cuts this run of the node off from the store, or connects it again: calls and replies are lost, events wait. */
   setReachable(isReachable: boolean): void {
-    this.#isReachable = isReachable;
-    if (isReachable) for (const look of this.#watches.values()) look();
+    this.#isCut = !isReachable;
+    if (isReachable) this.#state.notify();
+  }
+
+  get #isReachable(): boolean {
+    return !this.#isCut && this.#options.link.cuts === 0 && !this.#state.isDown;
   }
 
   /** The node died: promises that are pending never settle, watches are silent. Calls on the way may still arrive. */
@@ -221,7 +249,7 @@ export class SimClusterStore implements ClusterStore {
       stopListening();
       this.#watches.delete(stop);
     };
-    this.#watches.set(stop, schedule);
+    this.#watches.add(stop);
     schedule();
     return { close: stop };
   }
@@ -245,7 +273,7 @@ export class SimClusterStore implements ClusterStore {
   }
 
   #stopAllWatches(): void {
-    for (const stop of [...this.#watches.keys()]) stop();
+    for (const stop of [...this.#watches]) stop();
   }
 
   #assertOpen(): void {
@@ -253,8 +281,12 @@ export class SimClusterStore implements ClusterStore {
     assert(this.#status === 'open', 'a crashed node calls nobody');
   }
 
+  #isLost(chance: number): boolean {
+    return this.#state.isLossy && this.#random.chance(chance);
+  }
+
   #delayMs(): number {
-    return this.#random.between(this.#options.delayMsMin, this.#options.delayMsMax);
+    return this.#state.slowness * this.#random.between(this.#options.delayMsMin, this.#options.delayMsMax);
   }
 
   async #call<T>(apply: () => T): Promise<T> {
@@ -270,9 +302,9 @@ export class SimClusterStore implements ClusterStore {
         settle(this.#options.timeoutMs, () => reject(error));
       };
       this.#clock.after(this.#delayMs(), () => {
-        if (!this.#isReachable || this.#random.chance(this.#options.loseCall)) return lose('call');
+        if (!this.#isReachable || this.#isLost(this.#options.loseCall)) return lose('call');
         const outcome = outcomeOf(apply);
-        if (!this.#isReachable || this.#random.chance(this.#options.loseReply)) return lose('reply');
+        if (!this.#isReachable || this.#isLost(this.#options.loseReply)) return lose('reply');
         settle(this.#delayMs(), () => (outcome.ok ? resolve(outcome.value) : reject(outcome.error)));
       });
     });

@@ -49,6 +49,9 @@ export class SimDiskMedia {
   #faults: Fault[] = [];
   /** Writes find no space (a sparse file on a full file system). */
   isFull = false;
+  /** Operations take this many times as long. */
+  slowness = 1;
+  #isStalled = false;
   /** What `check` says: somebody removed or replaced it. */
   problem = '';
   /** The handle that uses it now. */
@@ -70,6 +73,11 @@ export class SimDiskMedia {
       result.set(this.#visible((offsetBytes + done) / BLOCK_BYTES).subarray(0, lengthBytes - done), done);
     }
     return result;
+  }
+
+  /** Blocks that may hold something else than zeros. */
+  blocks(): Set<number> {
+    return new Set([...this.#stable.keys(), ...this.#cached.keys()]);
   }
 
   /** `bytes` is the media's from now on; null: zeros. With `isStable` on stable media at once. */
@@ -126,6 +134,20 @@ export class SimDiskMedia {
     this.#faults = [];
   }
 
+  get isStalled(): boolean {
+    return this.#isStalled;
+  }
+
+  /** Nothing ends until `resume`, whoever uses it; writes take effect when they end. */
+  stall(): void {
+    this.#isStalled = true;
+  }
+
+  resume(): void {
+    this.#isStalled = false;
+    this.user?.endOverdue();
+  }
+
   /** Bit rot. */
   flipBit(offsetBytes: number, bit: number): void {
     const block = Math.floor(offsetBytes / BLOCK_BYTES);
@@ -173,8 +195,9 @@ export class SimDisk implements Disk {
   readonly #options: SimDiskOptions;
   readonly #handler: DiskHandler;
   readonly #inFlight = new Map<number, InFlight>();
+  readonly #held = new Set<InFlight>();
   /** Operations whose time has come while the drive is stalled. */
-  #overdue: InFlight[] | null = null;
+  #overdue: InFlight[] = [];
   #state: 'open' | 'closing' | 'closed' | 'crashed' = 'open';
   #onIdle: (() => void) | null = null;
 
@@ -262,15 +285,29 @@ export class SimDisk implements Disk {
     this.#leave('closed');
   }
 
-  /** Nothing ends until `resume`. */
+  /** The drive stalls, or goes on. */
   stall(): void {
-    this.#overdue ??= [];
+    this.#media.stall();
   }
 
   resume(): void {
-    const overdue = this.#overdue ?? [];
-    this.#overdue = null;
+    this.#media.resume();
+  }
+
+  /** The drive is not stalled any more. */
+  endOverdue(): void {
+    const overdue = this.#overdue;
+    this.#overdue = [];
     for (const operation of overdue) this.#end(operation);
+  }
+
+  /** What is in flight now does not end before the function that it returns is called; what comes later goes on. */
+  hold(): () => void {
+    const held = [...this.#inFlight.values()];
+    for (const operation of held) this.#held.add(operation);
+    return () => {
+      for (const operation of held) if (this.#held.delete(operation)) this.#end(operation);
+    };
   }
 
   /** The node lost power: nothing is ever called back, and the media is free for another. */
@@ -325,12 +362,14 @@ export class SimDisk implements Disk {
     assert(!this.#inFlight.has(tag), 'a tag is in flight once');
     const operation = { kind, tag, offsetBytes, lengthBytes, bytes, isDurable, end };
     this.#inFlight.set(tag, operation);
-    const delayMs = this.#random.between(this.#options.delayMsMin, this.#options.delayMsMax);
+    const { delayMsMin, delayMsMax } = this.#options;
+    const delayMs = this.#media.slowness * this.#random.between(delayMsMin, delayMsMax);
     this.#clock.after(delayMs, () => this.#onTime(operation));
   }
 
   #onTime(operation: InFlight): void {
-    if (this.#overdue !== null) this.#overdue.push(operation);
+    if (this.#held.has(operation)) return;
+    if (this.#media.isStalled) this.#overdue.push(operation);
     else this.#end(operation);
   }
 

@@ -39,6 +39,9 @@ function lowerBound(order: readonly string[], text: string): number {
   return low;
 }
 
+/** What stays of a volume when its replicas are deleted (DISK.md). */
+const KEPT_TABLES: readonly number[] = [TABLE.EPOCH, TABLE.VOLUME];
+
 /** What is on the drive. */
 export class SimMetaMedia {
   readonly #entries = new Map<string, { readonly key: Uint8Array; readonly value: Uint8Array }>();
@@ -49,6 +52,10 @@ export class SimMetaMedia {
   user: SimMetaStore | null = null;
   /** Why commits fail (a failed drive); null while they work. */
   failure: BraidError | null = null;
+  /** Probability that a commit that fails has taken effect nevertheless: it was the last step that failed. */
+  chanceFailedIsThere = 0;
+  /** Commits take this many times as long. */
+  slowness = 1;
   /** Why nothing can be read; null while it can. */
   damage: BraidError | null = null;
 
@@ -78,10 +85,11 @@ export class SimMetaMedia {
     }
   }
 
-  /** Whether a key other than its epoch's names the volume. */
+  /** Whether anything but what stays of a deleted volume names it. */
   mentions(volume: Uint8Array): boolean {
     const text = textOf(volume);
-    return [...this.#entries.keys()].some((key) => key.charCodeAt(0) !== TABLE.EPOCH && key.startsWith(text, 1));
+    const isKept = (key: string): boolean => KEPT_TABLES.includes(key.charCodeAt(0));
+    return [...this.#entries.keys()].some((key) => !isKept(key) && key.startsWith(text, 1));
   }
 
   usedBytes(): number {
@@ -166,14 +174,16 @@ export class SimMetaStore implements MetaStore {
     this.#inFlight = this.#waiting;
     this.#waiting = [];
     const { commitDelayMsMin, commitDelayMsMax } = this.#options;
-    this.#clock.after(this.#random.between(commitDelayMsMin, commitDelayMsMax), () => this.#endGroup());
+    const delayMs = this.#media.slowness * this.#random.between(commitDelayMsMin, commitDelayMsMax);
+    this.#clock.after(delayMs, () => this.#endGroup());
   }
 
   #endGroup(): void {
     if (this.#state === 'crashed') return;
     const group = this.#inFlight;
     const { failure } = this.#media;
-    if (failure === null) for (const { operations } of group) this.#media.apply(operations);
+    const isThere = failure === null || this.#random.chance(this.#media.chanceFailedIsThere);
+    if (isThere) for (const { operations } of group) this.#media.apply(operations);
     // From here on the group is durable; `done` may commit more, which waits for the next group.
     for (const { done } of group) {
       done(failure);

@@ -54,6 +54,8 @@ export interface NodeSetup {
   readonly id: NodeId;
   readonly store: Partial<SimStoreOptions>;
   readonly scrubIntervalMs: number;
+  readonly clockRate: number;
+  readonly hotRegionsMax: number;
 }
 
 /** What all nodes share. */
@@ -96,7 +98,7 @@ export class SimNode {
     this.#random = random.fork('boot');
     this.#survivors = survivors;
     this.incarnation = random.uuid();
-    this.clock = world.clock.nodeClock(random.between(0.999, 1.001), random.below(1_000_000));
+    this.clock = world.clock.nodeClock(setup.clockRate, random.below(1_000_000));
     this.slab = new SimSlab({ clock: this.clock, quotaBytes: [4 * MIB, 4 * MIB, 2 * MIB] });
     this.network = new SimNetwork(world.fabric, setup.id, this.slab);
     this.store = new SimClusterStore(world.storeState, this.clock, random.fork('store'), setup.store);
@@ -135,7 +137,7 @@ export class SimNode {
       events,
       frontEnd: this.#frontEnd(onExport),
       eventLoopDelayMsP99: () => 0,
-      hotRegionsMax: 64,
+      hotRegionsMax: this.setup.hotRegionsMax,
       scrub: { bytesPerSecond: limits.scrubBytesPerSecondDefault, intervalMs: this.setup.scrubIntervalMs },
       coldRegionsMax: 4,
     });
@@ -163,6 +165,8 @@ export class SimNode {
       shards: [{ control: this.shard, addresses: { dataAddress: id, nbdSocketPath: `/run/${id}.sock` } }],
       devices: this.devices,
       formatter: this.#formatter(),
+      // Here the cluster store is never lost.
+      memory: { read: () => Promise.resolve(null), write: () => Promise.resolve() },
     });
   }
 

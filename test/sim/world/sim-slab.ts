@@ -19,6 +19,7 @@ import {
 } from '../../../daemon/ports/slab.js';
 
 const RUBBISH = 0xdd;
+const NOTHING = new Uint8Array(0);
 /** A buffer lies in one chunk: two of the largest. */
 const CHUNK_BLOCKS = (2 * limits.payloadBytesMax) / BLOCK_BYTES;
 const CHUNK_BYTES = CHUNK_BLOCKS * BLOCK_BYTES;
@@ -159,6 +160,8 @@ export class SimSlab implements Slab {
   }
 
   #bytesAt(offsetBytes: number, lengthBytes: number): Uint8Array {
+    // Nothing, at the end of a buffer that ends with the last chunk.
+    if (lengthBytes === 0) return NOTHING;
     const chunk = this.#chunks[Math.floor(offsetBytes / CHUNK_BYTES)];
     assert(chunk !== undefined, 'a buffer lies in a chunk that is there');
     const start = offsetBytes % CHUNK_BYTES;

@@ -1,5 +1,5 @@
 /** Several simulated nodes, one volume, one seed. */
-import { must } from '../../../daemon/base/assert.js';
+import { assert, must } from '../../../daemon/base/assert.js';
 import { BraidError } from '../../../daemon/base/errors.js';
 import type { DriveId, NodeId, VolumeId } from '../../../daemon/base/ids.js';
 import { EXTENT_BYTES, MIB } from '../../../daemon/base/units.js';
@@ -8,7 +8,8 @@ import type { BlockVolume } from '../../../daemon/ports/block-volume.js';
 import { sleep } from '../../../daemon/ports/clock.js';
 import type { Log } from '../../../daemon/ports/log.js';
 import type { StoreOperation } from '../../../daemon/ports/cluster-store.js';
-import { uuidToBytes } from '../../../daemon/format/keys.js';
+import { SUPERBLOCK_KEY, uuidToBytes } from '../../../daemon/format/keys.js';
+import { decodeSuperblock } from '../../../daemon/format/records.js';
 import { records } from '../../../daemon/protocol/records.js';
 import { storeKeys } from '../../../daemon/protocol/store.js';
 import { SimClock } from './sim-clock.js';
@@ -34,6 +35,14 @@ export interface WorldOptions {
   readonly loseStoreReply: number;
   /** 0: only when asked. */
   readonly scrubIntervalMs: number;
+  readonly networkDelayMsMax: number;
+  readonly lingerChance: number;
+  /** Clocks of nodes are up to this much faster or slower than the cluster store's: the lease's margin allows for 0.2. */
+  readonly clockSpread: number;
+  /** Room of a drive's activity log. */
+  readonly hotRegionsMax: number;
+  /** Keep what happens: costs time. */
+  readonly isTraced: boolean;
 }
 
 export const WORLD_DEFAULTS: WorldOptions = {
@@ -48,9 +57,14 @@ export const WORLD_DEFAULTS: WorldOptions = {
   slotCounts: [],
   loseStoreReply: 0.01,
   scrubIntervalMs: 0,
+  networkDelayMsMax: 2,
+  lingerChance: 0,
+  clockSpread: 0.001,
+  hotRegionsMax: 64,
+  isTraced: true,
 };
 
-const EVENTS_PER_TURN = 1_000;
+const EVENTS_PER_TURN = 100;
 /** After which an agent that gave up is started again. */
 const SUPERVISOR_MS = 100;
 
@@ -87,27 +101,39 @@ export class SimWorld {
     this.random = new SimRandom(seed);
     this.clusterId = this.random.uuid();
     this.volumeId = this.random.uuid() as VolumeId;
-    this.fabric = new SimFabric(this.clock, this.random.fork('network'), { delayMsMin: 0.05, delayMsMax: 2 });
+    const { networkDelayMsMax: delayMsMax, lingerChance, clockSpread, hotRegionsMax } = this.options;
+    this.fabric = new SimFabric(this.clock, this.random.fork('network'), {
+      delayMsMin: 0.05,
+      delayMsMax,
+      lingerChance,
+    });
     this.storeState = new SimStoreState(this.clock, this.random.fork('store'));
-    const cluster = { id: this.clusterId, name: 'simulated', formatVersion: CLUSTER_FORMAT_VERSION, createdMs: 0 };
+    const cluster = {
+      id: this.clusterId,
+      name: 'simulated',
+      formatVersion: CLUSTER_FORMAT_VERSION,
+      createdMs: 0,
+      resyncBandwidthBytes: 0,
+    };
     this.storeState.txn([], [{ type: 'put', key: storeKeys.cluster, value: records.cluster.encode(cluster) }]);
     for (let index = 0; index < this.options.nodes; index++) {
       const slotCount = this.options.slotCounts[index] ?? this.options.slotCount;
-      const store = { loseReply: this.options.loseStoreReply };
+      const store = { loseReply: this.options.loseStoreReply, link: { cuts: 0 } };
+      const clockRate = 1 + this.random.fork(`clock/${index}`).between(-clockSpread, clockSpread);
       const drive = { data: new SimDiskMedia(slotCount * EXTENT_BYTES), meta: null };
       const { scrubIntervalMs } = this.options;
-      this.#setups.push({ id: `node-${index}` as NodeId, store, scrubIntervalMs });
+      this.#setups.push({ id: `node-${index}` as NodeId, store, clockRate, hotRegionsMax, scrubIntervalMs });
       this.#survivors.push({ drives: new Map([[DIRECTORY, drive]]), bootId: this.random.uuid() });
     }
   }
 
   log(message: string): void {
-    this.trace.push(`${this.clock.nowMs().toFixed(3)} ${message}`);
+    if (this.options.isTraced) this.trace.push(`${this.clock.nowMs().toFixed(3)} ${message}`);
   }
 
   #logOf(name: string): Log {
     const write = (level: string) => (fields: object, message: string) => {
-      this.log(`${name} ${level} ${message} ${JSON.stringify(fields)}`);
+      if (this.options.isTraced) this.log(`${name} ${level} ${message} ${JSON.stringify(fields)}`);
     };
     const log: Log = {
       debug: () => undefined,
@@ -184,9 +210,39 @@ export class SimWorld {
     return [...keys.filter((key) => key.includes(id)), ...drives.map((drive) => `replicas of ${id} on ${drive}`)];
   }
 
-  /** The metadata of a node's drive. */
-  meta(index: number): SimMetaMedia {
-    return must(this.#survivors[index]?.drives.get(DIRECTORY)?.meta, `the formatted drive of node ${index}`);
+  /** The metadata of the drive that the node has from the start; null while it is not formatted. */
+  metaMedia(index: number): SimMetaMedia | null {
+    return this.#survivors[index]?.drives.get(DIRECTORY)?.meta ?? null;
+  }
+
+  /** The nodes that hold the drives of the pool, by the drives' ids. */
+  nodesOfDrives(): ReadonlyMap<string, number> {
+    const { entries } = this.storeState.list(storeKeys.drives);
+    const drives = entries.map(({ key, value }) => records.drive.decode(key, value));
+    return new Map(drives.map(({ id, nodeId }) => [id, this.#setups.findIndex((setup) => setup.id === nodeId)]));
+  }
+
+  /** Every formatted drive. */
+  drives(): { readonly name: string; readonly id: string; readonly data: SimDiskMedia; readonly meta: SimMetaMedia }[] {
+    return this.#survivors.flatMap(({ drives }, index) =>
+      [...drives].flatMap(([directory, { data, meta }]) => {
+        const superblock = meta?.get(SUPERBLOCK_KEY) ?? null;
+        if (meta === null || superblock === null) return [];
+        const decoded = decodeSuperblock(superblock);
+        assert(typeof decoded === 'object', 'a superblock is never damaged');
+        return [{ name: `node-${index}:${directory}`, id: decoded.driveId, data, meta }];
+      }),
+    );
+  }
+
+  /** Cuts a node off from the cluster store; returns how to heal what this cut. */
+  cutStore(index: number): () => void {
+    const link = must(this.#setups[index]?.store.link, `node ${index}`);
+    link.cuts++;
+    return () => {
+      link.cuts--;
+      this.storeState.notify();
+    };
   }
 
   /** Flips a bit in every slot of a node's drive that holds data: the first block of each. */
@@ -215,7 +271,8 @@ export class SimWorld {
     const operations: StoreOperation[] = [];
     const segments = Math.ceil(volumeBytes / (segmentBytes * stripeWidth)) * stripeWidth;
     for (let index = 0; index < segments; index++) {
-      const replicas = driveIds.map((driveId) => ({ driveId, inSync: true, syncedGeneration: 0, staleSinceMs: 0 }));
+      const made = { inSync: true, syncedGeneration: 0, replaces: '', staleSinceMs: 0 };
+      const replicas = driveIds.map((driveId) => ({ driveId, ...made }));
       const value = records.segment.encode({ index, generation: 1, replicas });
       operations.push({ type: 'put', key: storeKeys.segment(volumeId, index), value });
     }

@@ -1,6 +1,6 @@
 /** Drive metadata on LMDB: the conformance suite, crashes, exclusive use, and damage that must not take the agent down. */
 import { randomFillSync } from 'node:crypto';
-import { mkdtemp, open, readFile, rm, stat, symlink, truncate, writeFile } from 'node:fs/promises';
+import { copyFile, mkdtemp, open, readFile, rename, rm, stat, symlink, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
@@ -169,6 +169,58 @@ inWorld('garbage is refused: the whole file, either header, a root', async (t, d
   await store.close();
   await writeFile(file, 'not a store');
   await t.rejects(opener.open(directory, { create: true }), refusal);
+});
+
+// LMDB trusts its file: what is let through here ends the process with a signal, and the test with it.
+inWorld('garbage in any page is refused, or is in a page that is not used', async (t, directory) => {
+  const file = await fill(directory, 1_000);
+  const sound = await readFile(file);
+  const pages = sound.length / PAGE_BYTES;
+  const damages: Record<string, (page: Buffer) => unknown> = {
+    random: (page) => randomFillSync(page),
+    zeros: (page) => page.fill(0),
+    'a header': (page) => randomFillSync(page.subarray(16, 24)),
+    'node offsets': (page) => randomFillSync(page.subarray(24, 64)),
+    nodes: (page) => randomFillSync(page.subarray(1_024)),
+  };
+  let refused = 0;
+  for (const [what, damage] of Object.entries(damages)) {
+    for (let number = 2; number < pages; number += 1) {
+      const content = Buffer.from(sound);
+      damage(content.subarray(number * PAGE_BYTES, (number + 1) * PAGE_BYTES));
+      await writeFile(file, content);
+      const store = await opener.open(directory, { create: false }).catch((error: unknown) => error as Error);
+      if (store instanceof Error) {
+        refused += 1;
+        if (!refusal.message.test(store.message)) t.fail(`${what}, page ${number}: ${store.message}`);
+        continue;
+      }
+      store.scan(Uint8Array.of(), () => undefined);
+      await store.close();
+    }
+  }
+  t.ok(refused > pages, `${refused} of ${Object.keys(damages).length * (pages - 2)} were refused`);
+});
+
+inWorld('what happens to the file while it is open is noticed', async (t, directory) => {
+  const file = await fill(directory, 10);
+  const store = await opener.open(directory, { create: false });
+  t.equal(await store.check(), '');
+  await commit(store, [set(key(3), new Uint8Array(100_000))]);
+  t.equal(await store.check(), '', 'it grows');
+  await rename(file, `${file}.away`);
+  t.match(await store.check(), /has vanished; put it back/);
+  await copyFile(`${file}.away`, file);
+  t.match(await store.check(), /is not the file any more that was opened/);
+  await rename(`${file}.away`, file);
+  t.equal(await store.check(), '');
+  const { size } = await stat(file);
+  // Free pages: nothing that is in use is lost under the map.
+  await commit(store, [{ key: key(3), value: null }]);
+  await truncate(file, size - PAGE_BYTES);
+  t.match(await store.check(), /was cut from .* what was cut off is lost/);
+  await truncate(file, size);
+  await store.close();
 });
 
 inWorld('a file that ends before its last page is served when that page is free', async (t, directory) => {

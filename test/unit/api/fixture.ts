@@ -67,7 +67,12 @@ export class ApiWorld extends World {
   }
 
   /** One request, while simulated time passes. */
-  async ask({ app }: TestApi, method: 'GET' | 'POST' | 'DELETE', url: string, payload?: object): Promise<Answer> {
+  async ask(
+    { app }: TestApi,
+    method: 'GET' | 'POST' | 'PATCH' | 'DELETE',
+    url: string,
+    payload?: object,
+  ): Promise<Answer> {
     const response = await this.inject(app, { method, url, ...(payload === undefined ? {} : { payload }) });
     return { status: response.statusCode, body: response.json() };
   }

@@ -48,10 +48,15 @@ t.test('a body is required where the request means nothing without it', async (t
   t.same(Object.fromEntries(required), {
     addDrive: true,
     forcePrimary: true,
+    changeCluster: true,
     createVolume: true,
     scrub: true,
     attachVolume: false,
+    cancelMove: false,
     detachVolume: false,
+    moveReplica: true,
+    readDrives: false,
+    recover: false,
   });
 });
 

@@ -2,7 +2,7 @@ import t from 'tap';
 import type { DriveId, VolumeId } from '../../../daemon/base/ids.js';
 import { limits } from '../../../daemon/base/limits.js';
 import { putRecord } from '../../../daemon/control/cluster-state.js';
-import { records } from '../../../daemon/protocol/records.js';
+import { records, type ReplicaRecord } from '../../../daemon/protocol/records.js';
 import { storeKeys } from '../../../daemon/protocol/store.js';
 import { ApiWorld, type TestApi } from './fixture.js';
 
@@ -172,7 +172,12 @@ t.test('volumes: created, listed, shown', async (t) => {
         health: 'ok',
         reason: '',
       },
-      ...{ segmentBytes: 32 * 2 ** 20, labels: { app: 'db' }, epoch: 0, resync: { bytesDone: 0, bytesTotal: 0 } },
+      ...{
+        segmentBytes: 32 * 2 ** 20,
+        labels: { app: 'db' },
+        epoch: 0,
+        resync: { bytesDone: 0, bytesTotal: 0, etaSeconds: null },
+      },
     },
   });
   const shown = await world.ask(b, 'GET', '/v1/volumes/v1');
@@ -492,7 +497,13 @@ t.test(
     const { body: volume } = await world.ask(a, 'POST', '/v1/volumes', v1);
     const drive = (node: TestApi) => node.node.agent.drives.list()[0]?.record.id ?? '';
     const id = String(volume['id']) as VolumeId;
-    const copy = (driveId: string, inSync: boolean) => ({ driveId, inSync, syncedGeneration: 1, staleSinceMs: 1_234 });
+    const copy = (driveId: string, inSync: boolean) => ({
+      driveId,
+      inSync,
+      syncedGeneration: 1,
+      replaces: '',
+      staleSinceMs: 1_234,
+    });
     const record = { index: 0, generation: 2, replicas: [copy(drive(a), false), copy(drive(b), true)] };
     await world.run(world.state.commit([], [putRecord(storeKeys.segment(id, 0), records.segment, record)]));
     const force = (body: object) => world.ask(a, 'POST', '/v1/volumes/v1/force-primary', body);
@@ -514,5 +525,72 @@ t.test(
     });
     t.match((await world.ask(a, 'GET', '/v1/volumes/v1')).body['segments'], [{ generation: 3 }]);
     t.match(await force({}), { status: 400, body: { error: { message: /needs "drive"/ } } });
+  },
+);
+
+t.test(
+  'recovery: reads what nodes remember, refuses on a store in use, restores nothing that is doubtful',
+  async (t) => {
+    const world = new ApiWorld('recovery');
+    const [a, b] = await world.start(2);
+    const inUse = { status: 409, body: { error: { code: 'CONFLICT', message: /the cluster store is in use/ } } };
+    t.match(await world.ask(a, 'POST', '/v1/recovery', { dryRun: true }), inUse);
+    t.match(await world.ask(a, 'POST', '/v1/recovery/drives'), inUse);
+    const drives = await world.run(world.state.drives());
+    await world.run(world.state.deleteKeys(drives.map(({ key }) => key)));
+    const layout = { index: 0, generation: 2, replicas: [] as ReplicaRecord[] };
+    for (const { node } of [a, b]) {
+      const record = drives.find(({ value }) => value.nodeId === node.id)?.value;
+      layout.replicas.push({
+        driveId: record?.id ?? '',
+        inSync: true,
+        syncedGeneration: 0,
+        replaces: '',
+        staleSinceMs: 0,
+      });
+    }
+    const id = 'v-1' as VolumeId;
+    const volume = {
+      ...{
+        id,
+        name: 'v1',
+        sizeBytes: 16 * 2 ** 20,
+        replicas: 2,
+        minInSync: 1,
+        stripeWidth: 1,
+        segmentBytes: 16 * 2 ** 20,
+      },
+      ...{ failWhenDegraded: true, createdMs: 1, deleting: false, labels: { b: '2', a: '1' } },
+    };
+    for (const [index, { node }] of [a, b].entries()) {
+      const driveId = layout.replicas[index]?.driveId ?? '';
+      const held = { volumes: [{ id, epoch: 3, record: volume }], copies: [{ volumeId: id, layout, highestStamp: 2 }] };
+      node.shard.kept.set(`/drives/${node.name}`, { clusterId: 'c1', driveId, slotCount: 256, createdMs: 1, ...held });
+    }
+    b.node.memory.known = null;
+    const doubtful = await world.ask(a, 'POST', '/v1/recovery', {});
+    t.match(doubtful, { status: 409, body: { error: { message: /volume v1.*is not there.*accept or skip it/ } } });
+    const named = { drives: [{ node: 'node-b', path: '/drives/node-b' }] };
+    const plan = await world.ask(a, 'POST', '/v1/recovery', { ...named, dryRun: true });
+    t.match(plan, {
+      status: 200,
+      body: {
+        ...{ done: false, clusterId: 'c1', mustRestart: false, problems: [] },
+        drives: [
+          { node: 'node-a', state: 'found' },
+          { node: 'node-b', path: '/drives/node-b', state: 'found' },
+        ],
+        volumes: [{ id, name: 'v1', decision: 'restore', doubts: [], sizeBytes: 16 * 2 ** 20 }],
+      },
+    });
+    world.peers.cut.add('http://node-b');
+    t.match(
+      await world.ask(a, 'POST', '/v1/recovery', named),
+      { status: 503 },
+      'a node that does not answer may know more',
+    );
+    world.peers.cut.clear();
+    t.match(await world.ask(a, 'POST', '/v1/recovery', named), { status: 200, body: { done: true } });
+    t.match((await world.ask(b, 'GET', '/v1/volumes/v1')).body, { whenDegraded: 'fail', labels: { a: '1', b: '2' } });
   },
 );

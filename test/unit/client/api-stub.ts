@@ -64,6 +64,7 @@ export const CLUSTER = {
   drives: { total: 3, healthy: 2 },
   volumes: { total: 1, healthy: 0 },
   capacity: { rawBytes: 3_221_225_472, usedBytes: 1_048_576, provisionedBytes: 2_147_483_648 },
+  settings: { resyncBandwidthBytes: 209_715_200 },
 };
 
 export const DRIVE = {
@@ -78,12 +79,20 @@ export const DRIVE = {
   ...{ replicaCount: 4, state: 'open', reason: '', createdMs: 1 },
 };
 
+const FIGURES = { bytesDone: 1_048_576, bytesTotal: 4_194_304, bytesPerSecond: 1_572_864, etaSeconds: 2 };
+
+export const RESYNC = {
+  ...FIGURES,
+  copies: [{ kind: 'resync', driveId: 'd-2', node: 'b', path: '/srv/drive', ...FIGURES }],
+  bytesCopied: 1_048_576,
+};
+
 export const VOLUME = {
   ...{ id: 'v-1', name: 'data', sizeBytes: 1_073_741_824, replicas: 2, health: 'degraded', reason: 'node b is down' },
   ...{ node: 'a', device: '/dev/loop0', createdMs: 1, minInSync: 1, stripeWidth: 1, segmentBytes: 536_870_912 },
   ...{ whenDegraded: 'suspend', labels: { app: 'db' }, owner: 'a', epoch: 3, nbdUri: 'nbd+unix:///data?socket=/x' },
   attachment: { node: 'a', device: true, state: 'serving', error: '' },
-  resync: { bytesDone: 1_048_576, bytesTotal: 4_194_304 },
+  resync: RESYNC,
   segments: [
     {
       index: 0,

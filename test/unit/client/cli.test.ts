@@ -6,7 +6,7 @@ import { promisify } from 'node:util';
 import t from 'tap';
 import { nodeNameOf } from '../../../client/cli/commands/init.js';
 import { runCli } from '../../../client/cli/program.js';
-import { CLUSTER, DRIVE, operations, refusal, startApi, VOLUME, type Asked } from './api-stub.js';
+import { CLUSTER, DRIVE, operations, refusal, RESYNC, startApi, VOLUME, type Asked } from './api-stub.js';
 
 const run = promisify(execFile);
 
@@ -45,6 +45,8 @@ t.test('status tells people what needs attention, and machines everything', asyn
   t.match(forPeople.stdout, /health +degraded/);
   t.match(forPeople.stdout, /nodes +2 of 3 up/);
   t.match(forPeople.stdout, /! node b is down/);
+  t.match(forPeople.stdout, /~ volume data: resync to \/srv\/drive on b: 1 MiB of 4 MiB/);
+  t.match(forPeople.stdout, /resync at each node: at most 200 MiB\/s/);
   t.equal(forPeople.code, 0);
   const forMachines = await braid(api.url, 'status', '--json');
   t.same(JSON.parse(forMachines.stdout), CLUSTER);
@@ -84,7 +86,7 @@ t.test('lists are tables, or JSON', async (t) => {
 t.test('volume show hides healthy segments', async (t) => {
   const api = await startApi(t, { 'GET /v1/volumes/data': VOLUME });
   const { stdout } = await braid(api.url, 'volume', 'show', 'data');
-  t.match(stdout, /resync: 1 MiB of 4 MiB \(25 %\)/);
+  t.match(stdout, /resync to \/srv\/drive on b: 1 MiB of 4 MiB \(25 %\), 1\.5 MiB\/s, 2 s left/);
   t.match(stdout, /b \(down\) +stale/);
   t.notMatch(stdout, /\bc +in-sync/);
   t.match(stdout, /1 segment with all copies in sync/);
@@ -101,6 +103,48 @@ t.test('drive show says what to do; drive reopen does it', async (t) => {
   t.match((await braid(api.url, 'drive', 'reopen', 'd-1')).stdout, /is open/);
   const refused = await braid(api.url, 'drive', 'reopen', 'd-2');
   t.match(refused, { code: 1, stderr: /does not open: it has vanished/ });
+});
+
+t.test('cluster set changes the bandwidth of resync, or takes the bound away', async (t) => {
+  const api = await startApi(t, { 'PATCH /v1/cluster': CLUSTER });
+  const set = await braid(api.url, 'cluster', 'set', 'resync-bandwidth', '200Mi');
+  t.equal(set.stdout, 'resync-bandwidth: 200 MiB/s\n');
+  await braid(api.url, 'cluster', 'set', 'resync-bandwidth', 'unlimited');
+  t.same(
+    api.asked.map(({ body }) => body),
+    [{ resyncBandwidth: 209_715_200 }, { resyncBandwidth: null }],
+  );
+  t.match(await braid(api.url, 'cluster', 'set', 'resync-bandwidth', '200M'), { code: 2, stderr: /200Mi/ });
+  t.equal(api.asked.length, 2);
+});
+
+t.test('volume move-replica waits until the copies have moved, and tells when one has not', async (t) => {
+  const [segment] = VOLUME.segments;
+  const copy = { node: 'c', path: '/srv/new', state: 'syncing', alive: true };
+  const old = { driveId: 'd-1', node: 'a', path: '/srv/drive', state: 'in-sync', alive: true };
+  const withCopies = (replicas: object[]) => ({ ...VOLUME, segments: [{ ...segment, replicas }] });
+  const moving = withCopies([old, { ...copy, driveId: 'd-9', replaces: 'd-1' }]);
+  let end = withCopies([{ ...copy, driveId: 'd-9', state: 'in-sync' }]);
+  let asked = 0;
+  const api = await startApi(t, {
+    'POST /v1/volumes/data/move-replica': { segments: 1 },
+    'POST /v1/volumes/data/cancel-move': { segments: 3 },
+    'GET /v1/volumes/data': () => (asked++ % 2 === 0 ? moving : end),
+  });
+  const move = ['volume', 'move-replica', 'data', '--from', 'd-1', '--to', 'd-9'];
+  t.match(await braid(api.url, ...move, '--segment', '0'), {
+    code: 0,
+    stdout: /copies of 1 segment of data have moved/,
+  });
+  t.same(api.asked[0]?.body, { from: 'd-1', to: 'd-9', segment: 0 });
+  end = withCopies([old]);
+  t.match(await braid(api.url, ...move), { code: 1, stdout: /1 copy of data did not move; braid events/ });
+  t.match(await braid(api.url, ...move, '--no-wait'), { code: 0, stdout: /on their way/ });
+  t.match(await braid(api.url, 'volume', 'move-replica', 'data', '--to', 'd-9'), { code: 2, stderr: /--from DRIVE/ });
+  t.match(await braid(api.url, 'volume', 'move-replica', 'data', '--cancel'), {
+    code: 0,
+    stdout: /3 segments of data/,
+  });
 });
 
 t.test('volume create and drive add send sizes in bytes', async (t) => {
@@ -279,7 +323,16 @@ t.test('top shows rates from two samples of every node', async (t) => {
       const write = operations(samples * 100, samples * 409_600, [0, 0, 0, samples * 100], samples * 500);
       const volume = { id: 'v', name: 'data', state: 'serving', inFlight: 2, connections: 1, degradedReplicas: 0 };
       const volumes = [
-        { ...volume, resyncBytesDone: 0, resyncBytesTotal: 0, read: idle, write, flush: idle, trim: idle },
+        {
+          ...volume,
+          resyncBytesDone: 0,
+          resyncBytesTotal: 0,
+          resync: RESYNC,
+          read: idle,
+          write,
+          flush: idle,
+          trim: idle,
+        },
       ];
       return { node: 'a', timeMs: samples * 1_000, volumes, drives: [], shards: [] };
     },
@@ -298,6 +351,7 @@ t.test('top shows rates from two samples of every node', async (t) => {
   const text = (await braid(api.url, 'top', '--count', '1')).stdout;
   t.match(text, /no answer from b/);
   t.match(text, /data +a +serving +2 .*100 +400 KiB\/s/);
+  t.match(text, /~ data: resync to .* \(25 %\), 1\.5 MiB\/s, 2 s left/);
 });
 
 const NODE = { id: 'n', name: 'a', apiAddress: '', alive: true, version: '0.1.0', labels: {}, driveCount: 1 };
@@ -362,4 +416,41 @@ t.test('volume force-primary says what may be lost, and does nothing that was no
   t.same(asked().at(3), { drive: 'd-1', acceptLoss: true });
   t.same(asked().at(5), { drive: 'd-1', segment: 2, acceptLoss: true });
   t.equal((await braidAsked(api.url, 'data', '--json', ...command)).code, 2, 'a machine is not asked');
+});
+
+t.test('recover shows the plan, wants doubts decided, asks, and says what comes next', async (t) => {
+  const volume = { id: 'v-1', name: 'data', sizeBytes: 2 ** 30, decision: 'restore', doubts: [] as string[] };
+  const plan = {
+    ...{ done: false, clusterId: 'c-1', mustRestart: true, problems: [] as string[], volumes: [volume] },
+    drives: [{ id: 'd-1', node: 'a', path: '/srv/a', state: 'unreadable', reason: 'EIO' }],
+  };
+  let answer = plan;
+  const api = await startApi(t, {
+    'POST /v1/recovery': ({ body }: Asked) => ({ ...answer, done: (body as { dryRun?: boolean }).dryRun !== true }),
+  });
+  const shown = await braid(api.url, 'recover', '--plan', '--cluster', 'c-1', '--drive', 'a=/srv/a', '--skip', 'x');
+  t.equal(shown.code, 0);
+  t.match(shown.stdout, /d-1 +a +unreadable +\/srv\/a[^]*! \/srv\/a: EIO[^]*data +1 GiB +restore +v-1/);
+  const request = { skip: ['x'], clusterId: 'c-1', drives: [{ node: 'a', path: '/srv/a' }], dryRun: true };
+  t.same(
+    api.asked.map(({ body }) => body),
+    [request],
+    'nothing else was asked',
+  );
+  t.match(await braid(api.url, 'recover'), { code: 2, stderr: /nothing was changed/ });
+  const done = await braidAsked(api.url, 'recover', 'recover');
+  t.match(done, { code: 0, stdout: /Restored: 1 volume\nRestart all agents now.*\nNext: braid volume attach data/ });
+  answer = { ...plan, volumes: [{ ...volume, decision: 'ambiguous', doubts: ['drive d-2 is not there'] }] };
+  const before = api.asked.length;
+  const doubtful = await braid(api.url, 'recover', '--yes');
+  t.match(doubtful, { code: 4, stdout: /! data: drive d-2 is not there[^]*To decide: --accept data or --skip data/ });
+  t.match(await braid(api.url, '--json', 'recover', '--yes'), {
+    code: 4,
+    stdout: /volume data: drive d-2 is not there/,
+  });
+  t.ok(
+    api.asked.slice(before).every(({ body }) => (body as { dryRun?: boolean }).dryRun),
+    'it was not even tried',
+  );
+  t.match(await braid(api.url, 'recover', '--drive', '/srv/a'), { code: 2, stderr: /A drive is NODE=DIRECTORY/ });
 });

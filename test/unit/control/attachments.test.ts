@@ -2,7 +2,9 @@ import t from 'tap';
 import { BraidError } from '../../../daemon/base/errors.js';
 import type { VolumeId } from '../../../daemon/base/ids.js';
 import { limits } from '../../../daemon/base/limits.js';
-import type { NodeRecord, VolumeRecord } from '../../../daemon/protocol/records.js';
+import { putRecord } from '../../../daemon/control/cluster-state.js';
+import { records, type NodeRecord, type VolumeRecord } from '../../../daemon/protocol/records.js';
+import { storeKeys } from '../../../daemon/protocol/store.js';
 import { smallVolume, World, type TestNode } from './fixture.js';
 
 async function recordOf(world: World, { id }: TestNode): Promise<NodeRecord> {
@@ -63,6 +65,18 @@ t.test('attached to another node that is alive: CONFLICT; dead: taken over', asy
   await world.sleep(limits.leaseTtlMs);
   await attach(world, a, c, volume);
   t.same((await world.run(world.state.owner(id)))?.value, { epoch: 2, nodeId: c.id, incarnation: 'i3' });
+});
+
+t.test('attach waits for an agent that was killed and started again, whatever it said before', async (t) => {
+  const { world, nodes, volume, id } = await prepare('started again');
+  const [a, b] = nodes;
+  await attach(world, a, b, volume);
+  world.crash(b);
+  // It has come as far as its lease.
+  const alive = putRecord(storeKeys.alive(b.id), records.nodeAlive, { incarnation: 'i9' });
+  await world.run(world.state.commit([], [alive]));
+  t.match((await world.run(world.state.status(id)))?.value, { state: 'serving', epoch: 1 }, 'it has left a status');
+  await t.rejects(attach(world, a, b, volume, false, 1_000), { code: 'TIMEOUT' });
 });
 
 t.test('attach to a node that is not alive is refused', async (t) => {
@@ -147,7 +161,7 @@ t.test('detach: a device in use keeps everything as it is, force does not ask', 
   await world.run(a.agent.attachments.detach(id, true));
   t.equal(await world.run(a.agent.attachRequests.waitReleased(volume, 5_000)), true);
   t.equal(a.devices.attached.size, 0);
-  t.equal(a.shard.volumes.size, 0);
+  await world.until('the shard has let go', () => a.shard.volumes.size === 0);
   await world.until('the status is gone', async () => (await world.state.status(id)) === null);
 });
 

@@ -5,11 +5,13 @@ import { Events } from '../../../daemon/control/events.js';
 import { BraidError, type ErrorCode } from '../../../daemon/base/errors.js';
 import type { DriveId, NodeId, VolumeId } from '../../../daemon/base/ids.js';
 import type { DeviceAttacher } from '../../../daemon/ports/device.js';
+import type { DriveMemory, KeptDrive, KnownDrives } from '../../../daemon/ports/kept-drive.js';
 import type { DriveFormatter, FormatRequest } from '../../../daemon/ports/drive-formatter.js';
 import type { Log } from '../../../daemon/ports/log.js';
 import {
   NO_SCRUB_STATS,
   type DriveCopies,
+  type MoveReplicas,
   type ScrubAction,
   type ServedSegment,
   type ServedVolume,
@@ -39,10 +41,14 @@ export class FakeShard implements ShardControl {
   readonly deleted: string[] = [];
   readonly scrubbed: string[] = [];
   readonly deadlines: number[] = [];
+  copyBandwidth: number | null = null;
+  readonly moves: MoveReplicas[] = [];
   /** Errors that the next calls of a method reject with. */
   readonly failures = new Map<string, BraidError[]>();
   readonly calls: string[] = [];
   failedDrives = new Map<DriveId, string>();
+  /** What is on drives, by directory. */
+  readonly kept = new Map<string, KeptDrive>();
   /** Drives that do not answer: opening and closing them takes until they are taken out of here. */
   readonly hanging = new Map<DriveId, Promise<void>>();
   readonly uncertain = new Map<DriveId, readonly number[]>();
@@ -84,6 +90,13 @@ export class FakeShard implements ShardControl {
     return { slotCount: 8 };
   }
 
+  async readDrive(directory: string): Promise<KeptDrive> {
+    this.#called('readDrive');
+    const kept = this.kept.get(directory);
+    if (kept === undefined) throw new BraidError('DRIVE', `${directory} cannot be read`);
+    return kept;
+  }
+
   async closeDrive(driveId: DriveId): Promise<void> {
     this.#called('closeDrive');
     await this.hanging.get(driveId);
@@ -109,7 +122,7 @@ export class FakeShard implements ShardControl {
     );
     if (!isMine) throw new BraidError('ABORTED', 'someone else was faster');
     const served = { volumeId: id, epoch, state: 'serving' as const, reason: '', segmentsDegraded: 0 };
-    this.volumes.set(id, { ...served, resyncBytesDone: 0, resyncBytesTotal: 0 });
+    this.volumes.set(id, { ...served, resyncBytesDone: 0, resyncBytesTotal: 0, copies: [] });
   }
 
   async releaseVolume(id: VolumeId): Promise<void> {
@@ -173,6 +186,21 @@ export class FakeShard implements ShardControl {
   ): Promise<void> {
     this.#called('deleteReplicas');
     for (const { index, driveId } of segments) this.deleted.push(`${id}/${index}/${driveId}`);
+  }
+
+  moveReplicas(_id: VolumeId, request: MoveReplicas): Promise<number> {
+    this.#called('moveReplicas');
+    this.moves.push(request);
+    return Promise.resolve(1);
+  }
+
+  cancelMoves(): Promise<number> {
+    this.#called('cancelMoves');
+    return Promise.resolve(this.moves.splice(0).length);
+  }
+
+  setCopyBandwidth(bytesPerSecond: number | null): void {
+    this.copyBandwidth = bytesPerSecond;
   }
 
   setLeaseDeadline(deadlineMs: number): void {
@@ -262,6 +290,19 @@ export class FakeFormatter implements DriveFormatter {
   }
 }
 
+/** A node's data directory. */
+export class FakeMemory implements DriveMemory {
+  known: KnownDrives | null = null;
+
+  async read(): Promise<KnownDrives | null> {
+    return this.known;
+  }
+
+  async write(known: KnownDrives): Promise<void> {
+    this.known = known;
+  }
+}
+
 export interface TestNode {
   readonly name: string;
   readonly id: NodeId;
@@ -269,6 +310,7 @@ export interface TestNode {
   readonly shard: FakeShard;
   readonly devices: FakeDevices;
   readonly formatter: FakeFormatter;
+  readonly memory: FakeMemory;
   readonly store: SimClusterStore;
   readonly clock: SimNodeClock;
   readonly state: ClusterState;
@@ -280,6 +322,7 @@ export class World {
   readonly storeState: SimStoreState;
   /** Sees everything at once; for the test's own looks. */
   readonly state: ClusterState;
+  readonly #memories = new Map<string, FakeMemory>();
   #incarnations = 0;
 
   constructor(seed: string) {
@@ -299,6 +342,8 @@ export class World {
     const shard = new FakeShard(state, id, incarnation);
     const devices = new FakeDevices();
     const formatter = new FakeFormatter();
+    const memory = this.#memories.get(name) ?? new FakeMemory();
+    this.#memories.set(name, memory);
     const random = this.random.fork(`${name}/${incarnation}`);
     const common = { state, clock, random, log: silentLog };
     const addresses = {
@@ -309,10 +354,16 @@ export class World {
     };
     const agent = new Agent({
       ...common,
-      ...{ devices, formatter, shards: [{ control: shard, addresses }], events: new Events({ ...common, nodeId: id }) },
+      ...{
+        devices,
+        formatter,
+        memory,
+        shards: [{ control: shard, addresses }],
+        events: new Events({ ...common, nodeId: id }),
+      },
       node: { clusterId: 'c1', id, name, incarnation, version: '0.1.0', labels: { rack: name.slice(-1) } },
     });
-    return { name, id, agent, shard, devices, formatter, store, clock, state };
+    return { name, id, agent, shard, devices, formatter, memory, store, clock, state };
   }
 
   /** Agents node-a, node-b, ... that are started, each with one drive of 1 GiB. At most as many as asked are there. */

@@ -6,9 +6,15 @@ import { records, type ReplicaRecord, type SegmentRecord } from '../../../daemon
 import { storeKeys } from '../../../daemon/protocol/store.js';
 import { smallVolume, World } from './fixture.js';
 
-const inSync = (driveId: string): ReplicaRecord => ({ driveId, inSync: true, syncedGeneration: 0, staleSinceMs: 0 });
+const inSync = (driveId: string): ReplicaRecord => ({
+  driveId,
+  inSync: true,
+  syncedGeneration: 0,
+  replaces: '',
+  staleSinceMs: 0,
+});
 const stale = (driveId: string, syncedGeneration: number): ReplicaRecord => ({
-  ...{ driveId, inSync: false, syncedGeneration, staleSinceMs: 5 },
+  ...{ driveId, inSync: false, syncedGeneration, replaces: '', staleSinceMs: 5 },
 });
 const segment = (index: number, generation: number, ...replicas: ReplicaRecord[]): SegmentRecord => ({
   ...{ index, generation, replicas },
@@ -22,10 +28,10 @@ t.test('the copies that are left behind go back to what they surely have in comm
   t.strictSame(withPrimary(before, ['c'], 10, 77), {
     ...{ index: 3, generation: 10 },
     replicas: [
-      { driveId: 'a', inSync: false, syncedGeneration: 6, staleSinceMs: 77 },
-      { driveId: 'b', inSync: false, syncedGeneration: 6, staleSinceMs: 77 },
+      { driveId: 'a', inSync: false, syncedGeneration: 6, replaces: '', staleSinceMs: 77 },
+      { driveId: 'b', inSync: false, syncedGeneration: 6, replaces: '', staleSinceMs: 77 },
       inSync('c'),
-      { driveId: 'd', inSync: false, syncedGeneration: 4, staleSinceMs: 5 },
+      { driveId: 'd', inSync: false, syncedGeneration: 4, replaces: '', staleSinceMs: 5 },
     ],
   });
   t.match(withPrimary(before, ['d'], 10, 77).replicas, [{ syncedGeneration: 4 }, {}, { syncedGeneration: 4 }, {}]);
@@ -101,6 +107,8 @@ t.test(
       message: /detach/,
     });
     await world.run(world.state.store.txn([], [{ type: 'delete', key: storeKeys.attachment(id) }]));
+    const isReleased = async () => ((await world.state.owner(id))?.value.nodeId ?? '') === '';
+    await world.until('the node has let go of it', isReleased);
 
     t.match(await world.run(a.agent.forcer.plan(id, { driveId }, reachable)), [{ index: 0, copyGeneration: 1 }]);
     t.match((await world.run(world.state.segments(id)))[0]?.value, { generation: 2 }, 'a plan changes nothing');

@@ -23,7 +23,7 @@ const snapshot = (...alive: string[]): ClusterSnapshot => ({
 const segment = (...inSync: string[]): SegmentRecord => ({
   ...{ index: 0, generation: 1 },
   replicas: ['da', 'db'].map((driveId) => ({
-    ...{ driveId, syncedGeneration: 0, staleSinceMs: 0 },
+    ...{ driveId, syncedGeneration: 0, replaces: '', staleSinceMs: 0 },
     inSync: inSync.includes(driveId),
   })),
 });
@@ -37,6 +37,7 @@ const status = (more: Partial<VolumeStatusRecord> = {}): VolumeStatusRecord => (
     segmentsDegraded: 0,
     resyncBytesDone: 0,
     resyncBytesTotal: 0,
+    copies: [],
   },
   error: '',
   ...more,
@@ -78,7 +79,11 @@ t.test('an attached volume is as well as its owner says, if the owner is the one
   const all = snapshot('a', 'b');
   t.equal(healthOf(attached(), all, []), 'ok');
   t.equal(healthOf(attached({ segmentsDegraded: 1 }), all, []), 'degraded');
-  t.equal(healthOf(attached({ segmentsDegraded: 1, resyncBytesDone: 1, resyncBytesTotal: 2 }), all, []), 'syncing');
+  const copy = { kind: 'resync', driveId: 'd', bytesDone: 2 ** 20, bytesTotal: 2 ** 22, bytesPerSecond: 0 };
+  t.match(volumeHealth(attached({ segmentsDegraded: 1, copies: [copy, copy] }), all, []), {
+    health: 'syncing',
+    reason: /2 MiB of 8 MiB copied/,
+  });
   t.match(volumeHealth(attached({ state: 'suspended', error: 'why' }), all, []), {
     health: 'suspended',
     reason: 'why',

@@ -32,8 +32,8 @@ t.test('a record is what it was, with every field its own', async (t) => {
     index: 1,
     generation: 7,
     replicas: [
-      { driveId: 'a', inSync: true, syncedGeneration: 0, staleSinceMs: 0 },
-      { driveId: 'b', inSync: false, syncedGeneration: 6, staleSinceMs: 7 },
+      { driveId: 'a', inSync: true, syncedGeneration: 0, replaces: '', staleSinceMs: 0 },
+      { driveId: 'b', inSync: false, syncedGeneration: 6, replaces: 'c', staleSinceMs: 7 },
     ],
   };
   t.strictSame(records.segment.decode('s', records.segment.encode(segment)), segment);
