@@ -220,8 +220,8 @@ export const COPIES_MUTANTS: readonly Mutant[] = [
     edits: [
       {
         module: 'coordinator/copier',
-        find: `await this.listExtents(segment, copy, replica.syncedGeneration, false)`,
-        replace: `await this.listExtents(segment, copy, segment.generation, false)`,
+        find: `await this.listExtents(copy, replica.syncedGeneration, false)`,
+        replace: `await this.listExtents(copy, segment.generation, false)`,
       },
     ],
     found: {
