@@ -381,9 +381,12 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     else this.#onWritten(op, result);
   }
 
-  onOperationFlushed(op: number, result: number): void {
+  onFlushFailed(result: number): void {
     // What the drive had in its cache may be lost, whatever it says later.
-    if (result !== 0) this.fail(`a flush failed with ${describe(result)}`);
+    this.fail(`a flush failed with ${describe(result)}`);
+  }
+
+  onOperationFlushed(op: number, result: number): void {
     const status = result === 0 ? STATUS.OK : STATUS.IO_ERROR;
     if (this.#table.opcode[op] === OPCODE.FLUSH) this.#host.onFlushed(op, status);
     else this.#end(op, status);
@@ -412,7 +415,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     }
     this.#freed.forEachPending((slot) => assert(!used.has(slot), 'a freed slot is named by no extent'));
     if (this.#state !== 'serving' || this.#committer.isUnderWay) return;
-    const accounted = used.size + this.#freed.pending + this.#freed.lost + allocator.freeSlots;
+    const accounted = used.size + this.#freed.pending + this.#freed.refused + allocator.freeSlots;
     assert(accounted === this.slotCount - 1, 'every slot is free, mapped, or on its way to being free');
   }
 
@@ -574,7 +577,10 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
       if (this.#io.tick()) this.fail(`an operation did not end within ${limits.driveTimeoutMs} ms`);
       else if (this.#committer.tick(DRIVE_TICK_MS))
         this.fail(`a metadata commit did not end within ${limits.driveTimeoutMs} ms`);
-      else this.#files.tick();
+      else {
+        this.#files.tick();
+        this.#freed.tick();
+      }
     });
   }
 }
