@@ -128,6 +128,8 @@ export const limits = {
   driveTimeoutMs: 10_000,
   /** How often it is looked at whether the drive's files are still the ones that were opened: two cheap calls. */
   driveCheckMs: 5_000,
+  /** How often a drive is asked again to zero freed slots that it could not. */
+  freedRetryMs: 10_000,
   /** A region with no write for this long is cooled. */
   coolAfterIdleMs: 5_000,
   coolRegionsPerBatch: 64,

@@ -43,6 +43,8 @@ export interface DriveIoHandler {
   onOperationIo(op: number, result: number): void;
   /** A flush that covers everything that completed before the operation asked ended. */
   onOperationFlushed(op: number, result: number): void;
+  /** A flush failed, whoever asked for it: before they are told. */
+  onFlushFailed(result: number): void;
 }
 
 type Callback = (result: number) => void;
@@ -202,7 +204,11 @@ export class DriveIo {
   }
 
   #onInternal(tag: number, result: number): void {
-    if (tag === FLUSH_TAG) return this.#onFlushed(result);
+    if (tag === FLUSH_TAG) {
+      if (result !== 0) this.#handler.onFlushFailed(result);
+      if (!this.#failed) this.#onFlushed(result);
+      return;
+    }
     const [waiting, index] = tag < SCRUB_TAG ? [this.#punchDone, tag - PUNCH_TAG] : [this.#scrubDone, tag - SCRUB_TAG];
     const done = must(waiting[index], 'who waits for a punch or a read');
     waiting[index] = null;

@@ -382,9 +382,12 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     else this.#onWritten(op, result);
   }
 
-  onOperationFlushed(op: number, result: number): void {
+  onFlushFailed(result: number): void {
     // What the drive had in its cache may be lost, whatever it says later.
-    if (result !== 0) this.fail(`a flush failed with ${describe(result)}`);
+    this.fail(`a flush failed with ${describe(result)}`);
+  }
+
+  onOperationFlushed(op: number, result: number): void {
     const status = result === 0 ? STATUS.OK : STATUS.IO_ERROR;
     if (this.#table.opcode[op] === OPCODE.FLUSH) this.#host.onFlushed(op, status);
     else this.#end(op, status);
@@ -413,7 +416,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
     }
     this.#freed.forEachPending((slot) => assert(!used.has(slot), 'a freed slot is named by no extent'));
     if (this.#state !== 'serving' || this.#committer.isUnderWay) return;
-    const accounted = used.size + this.#freed.pending + this.#freed.lost + allocator.freeSlots;
+    const accounted = used.size + this.#freed.pending + this.#freed.refused + allocator.freeSlots;
     assert(accounted === this.slotCount - 1, 'every slot is free, mapped, or on its way to being free');
   }
 
@@ -580,6 +583,7 @@ export class ReplicaDrive implements DriveIoHandler, CommitPlanner {
       else {
         this.scrubber.tick();
         this.#files.tick();
+        this.#freed.tick();
       }
     });
   }

@@ -12,13 +12,14 @@ import { EXTENTS_PER_REGION } from '../base/units.js';
 import { freedKey } from '../format/keys.js';
 import type { Log } from '../ports/log.js';
 import type { MetaOperation } from '../ports/meta-store.js';
-import type { DriveIo } from './drive-io.js';
+import { DRIVE_TICK_MS, type DriveIo } from './drive-io.js';
 import type { SlotAllocator } from './slot-allocator.js';
 
 /** Consecutive slots punched at once. */
 const RUN_SLOTS_MAX = EXTENTS_PER_REGION;
 /** Punched slots that are worth a flush while more are being punched. */
 const FLUSH_BATCH_SLOTS = 256;
+const TICKS_PER_RETRY = Math.ceil(limits.freedRetryMs / DRIVE_TICK_MS);
 
 export class FreedSlots {
   readonly #io: DriveIo;
@@ -36,8 +37,9 @@ export class FreedSlots {
   /** Free, with an entry that is still in the store. */
   #entries: number[] = [];
   #isStopped = false;
-  /** Slots that could not be zeroed: out of use until the drive is opened again. */
-  lost = 0;
+  #ticks = 0;
+  /** Could not be zeroed: out of use until that is tried again. */
+  #refused: number[] = [];
 
   constructor(io: DriveIo, allocator: SlotAllocator, log: Log, onSettled: () => void) {
     this.#io = io;
@@ -49,6 +51,11 @@ export class FreedSlots {
   /** Slots that will become free without anyone's doing. */
   get pending(): number {
     return this.#unmapped.length + this.#punching + this.#punched.length + this.#flushing.length;
+  }
+
+  /** Slots that are out of use, as they could not be zeroed. */
+  get refused(): number {
+    return this.#refused.length;
   }
 
   get isFull(): boolean {
@@ -68,6 +75,15 @@ export class FreedSlots {
     this.#entries = [];
   }
 
+  /** Called every DRIVE_TICK_MS. Tries again, now and then, to zero what could not be zeroed. */
+  tick(): void {
+    this.#ticks++;
+    if (this.#isStopped || this.#refused.length === 0 || this.#ticks % TICKS_PER_RETRY !== 0) return;
+    this.#unmapped.push(...this.#refused);
+    this.#refused = [];
+    this.#punchMore();
+  }
+
   /** Starts nothing any more. */
   stop(): void {
     this.#isStopped = true;
@@ -75,7 +91,7 @@ export class FreedSlots {
 
   /** Calls `visit` with every slot that is on its way to being free. */
   forEachPending(visit: (slot: number) => void): void {
-    for (const stage of [this.#unmapped, this.#punched, this.#flushing]) stage.forEach(visit);
+    for (const stage of [this.#unmapped, this.#punched, this.#flushing, this.#refused]) stage.forEach(visit);
   }
 
   assertConsistent(): void {
@@ -110,10 +126,10 @@ export class FreedSlots {
     this.#punching -= run.length;
     if (result === 0) this.#punched.push(...run);
     else {
-      this.lost += run.length;
+      this.#refused.push(...run);
       this.#log.warn(
         { slot: run[0], count: run.length, result },
-        'freed slots could not be zeroed and stay out of use',
+        'freed slots could not be zeroed; they stay out of use until they can be',
       );
     }
     this.#punchMore();

@@ -102,7 +102,7 @@ await t.test('a slot that no extent names and that is not free', async (t) => {
 await t.test('a region that is hot', async (t) => {
   const { world, client, check } = await idle();
   await ok(t, world, client.write(OFFSET, BLOCK_BYTES, FILL));
-  await t.rejects(check(), { name: 'EndStateViolation', message: /is left hot/ });
+  await t.rejects(check(), { name: 'EndStateViolation', message: /is hot on/ });
 });
 
 await t.test('cold data that is in the cache of its drive only', async (t) => {

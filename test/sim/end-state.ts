@@ -37,21 +37,29 @@ function check(condition: boolean, message: () => string): void {
   if (!condition) throw new EndStateViolation(message());
 }
 
-/** Whether no drive has a region in its activity log, nor a freed slot that is not free yet. */
+/**
+ * Whether no drive has a region in its activity log. The entry of a slot that was freed may be left: it goes with the drive's next commit, whenever
+ * that is.
+ */
 export function isIdle(world: SimWorld): boolean {
-  return world.drives().every(({ meta }) => count(meta, TABLE.ACTIVITY) === 0 && count(meta, TABLE.FREED) === 0);
+  return hotRegions(world).length === 0;
 }
 
-function count(meta: SimMetaMedia, table: number): number {
-  let entries = 0;
-  meta.scan(tablePrefix(table), () => entries++);
-  return entries;
+function hotRegions(world: SimWorld): string[] {
+  const found: string[] = [];
+  for (const { name, meta } of world.drives()) {
+    meta.scan(tablePrefix(TABLE.ACTIVITY), (key) => {
+      found.push(`region ${segmentOfKey(key)}/${itemOfKey(key)} of ${volumeOfKey(key)} is hot on ${name}`);
+    });
+  }
+  return found;
 }
 
 /** Throws `EndStateViolation` or `OracleViolation`. The clients' volume is the only one. */
 export async function assertEndState(world: SimWorld, oracle: Oracle, random: SimRandom): Promise<void> {
-  check(isIdle(world), () => 'a region is left hot, or a freed slot never became free');
-  await assertFreeSlots(world);
+  check(isIdle(world), () => hotRegions(world).join('; '));
+  const leaks = await leakedSlots(world);
+  check(leaks.length === 0, () => leaks.join('; '));
   const drives = new Map<string, Drive>();
   for (const { name, id, data, meta } of world.drives()) {
     data.losePower(random);
@@ -60,8 +68,9 @@ export async function assertEndState(world: SimWorld, oracle: Oracle, random: Si
   assertCopies(world, oracle, drives);
 }
 
-/** The allocators count as free what no extent names. */
-async function assertFreeSlots(world: SimWorld): Promise<void> {
+/** Drives whose allocator does not count as free what no extent names: something is still being freed, or leaked. */
+export async function leakedSlots(world: SimWorld): Promise<string[]> {
+  const leaks: string[] = [];
   const served = await Promise.all(world.nodes.map(({ shard }) => shard.stats()));
   for (const { driveId, slotCount, slotsFree, hotRegions } of served.flatMap(({ drives }) => drives)) {
     const drive = world.drives().find(({ id }) => id === driveId);
@@ -72,9 +81,10 @@ async function assertFreeSlots(world: SimWorld): Promise<void> {
     });
     check(hotRegions === 0, () => `${drive.name} has ${hotRegions} hot regions in memory`);
     // Slot 0 is never used.
-    const isRight = slotsFree === slotCount - 1 - mapped;
-    check(isRight, () => `${drive.name}: ${slotsFree} free and ${mapped} mapped of ${slotCount} slots`);
+    if (slotsFree !== slotCount - 1 - mapped)
+      leaks.push(`${drive.name}: ${slotsFree} free and ${mapped} mapped of ${slotCount} slots`);
   }
+  return leaks;
 }
 
 function mappedExtents(meta: SimMetaMedia, media: SimDiskMedia, name: string): Mapped {

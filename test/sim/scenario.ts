@@ -3,13 +3,14 @@
  * checked (end-state.ts). While it runs, the oracle compares what clients read, and the watchdog whether they get on.
  */
 import { asError, BraidError } from '../../daemon/base/errors.js';
+import { limits } from '../../daemon/base/limits.js';
 import type { BlockVolume } from '../../daemon/ports/block-volume.js';
 import type { VerifyReport } from '../../daemon/ports/shard.js';
 import { POOL_FRONTEND, POOL_INTERNAL, POOL_PEER } from '../../daemon/ports/slab.js';
 import { storeKeys } from '../../daemon/protocol/store.js';
 import { SimClient } from './client.js';
 import { drawDimensions, TIGHT_EXTENTS, weightsOf, type Dimensions, type FaultKind } from './dimensions.js';
-import { assertEndState, EndStateViolation, isIdle } from './end-state.js';
+import { assertEndState, EndStateViolation, isIdle, leakedSlots } from './end-state.js';
 import { Faults, type FaultHost, type FaultRecord } from './faults.js';
 import { Operator } from './operator.js';
 import { Oracle } from './oracle.js';
@@ -47,6 +48,8 @@ const BOOT_LIMIT_MS = 60_000;
 const HEAL_LIMIT_MS = 120_000;
 /** A region cools after 5 s without a write; copies that were dirty or full then take another turn. */
 const IDLE_LIMIT_MS = 60_000;
+/** Slots that a drive in trouble could not zero are tried again. */
+const FREED_LIMIT_MS = 3 * limits.freedRetryMs;
 const WATCH_MS = 50;
 /** Where the client reads and writes: neighbours, and other regions and segments. */
 const EXTENTS = [0, 1, 2, 8, 9, 40, 75, 130, 200];
@@ -267,6 +270,8 @@ class Scenario {
     await this.#untilDeleted();
     await world.runUntil(() => isIdle(world), IDLE_LIMIT_MS);
     await world.runUntil(() => false, 100);
+    for (let waitedMs = 0; waitedMs < FREED_LIMIT_MS && (await leakedSlots(world)).length > 0; waitedMs += 500)
+      await world.runUntil(() => false, 500);
     this.#checkBuffers();
     for (const node of world.nodes) node.shard.assertConsistent();
     await assertEndState(world, this.#oracle, this.#random.fork('last power loss'));

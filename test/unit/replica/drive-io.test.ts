@@ -35,7 +35,10 @@ function setUp() {
     check: () => Promise.resolve(''),
     close: () => Promise.resolve(),
   };
-  const io = new DriveIo({ onOperationIo: () => undefined, onOperationFlushed: () => undefined }, clock);
+  const io = new DriveIo(
+    { onOperationIo: () => undefined, onOperationFlushed: () => undefined, onFlushFailed: () => undefined },
+    clock,
+  );
   io.attach(disk);
   const complete = (afterMs: number, result = 0): void => {
     clock.timeMs += afterMs;

@@ -264,6 +264,35 @@ t.test('a failed flush fails the drive: its cache may be lost', async (t) => {
   await world.close();
 });
 
+t.test('so does one that only the drive itself asked for: to cool a region, or to free a slot', async (t) => {
+  for (const ask of [(owner: Coordinator) => owner.cool([0]), (owner: Coordinator) => owner.trim(0)]) {
+    const world = await World.create();
+    const owner = await world.opened();
+    await owner.write(0, blocks(32, 1));
+    world.media().disk.fail('flush', 0, EXTENT_BYTES);
+    await ask(owner);
+    await world.until(() => !world.drive().isServing, 'the drive has failed');
+    t.match(world.failures, [/a flush failed/]);
+    await world.close();
+  }
+});
+
+t.test('a slot that cannot be zeroed is out of use until it can be', async (t) => {
+  const world = await World.create();
+  const owner = await world.opened();
+  await owner.write(0, blocks(32, 1));
+  const { freeSlots } = world.drive().stats();
+  const { disk } = world.media();
+  disk.fail('write', 0, disk.sizeBytes);
+  await owner.trim(0);
+  await world.forMs(1_000);
+  t.equal(world.drive().stats().freeSlots, freeSlots, 'it is not free');
+  t.ok(world.drive().isServing);
+  disk.repair();
+  await world.until(() => world.drive().stats().freeSlots === freeSlots + 1, 'it is tried again');
+  await world.close();
+});
+
 t.test('a drive is removed in the middle of work, and added again', async (t) => {
   const world = await World.create();
   const owner = await world.opened();
