@@ -64,7 +64,7 @@ export function moveReplicaRoutes(app: Api, api: ApiDependencies): void {
       response: answers(MovedReplicas, 'They are given up'),
     },
     handler: async (request) => {
-      const body = (request.body ?? {});
+      const body = request.body ?? {};
       const { value: volume } = await findVolume(state, request.params.name);
       const to = body.to === undefined ? null : findDrive(await state.snapshot(), body.to);
       const owner = await otherOwner(api, volume);
