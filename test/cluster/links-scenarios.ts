@@ -92,7 +92,7 @@ t.test('a link that is cut under fio --verify costs one copy, for as long as it 
 
 t.test('an owner that reaches no other copy acknowledges nothing until it does', async (t) => {
   const { cluster, network } = await startLinkedCluster(t);
-  const client = await cluster.connect(await cluster.serve(0, { name: 'vol', size: 256 * MIB, replicas: 3 }));
+  const client = await cluster.connect(await cluster.serve(0, { name: 'vol', size: 64 * MIB, replicas: 3 }));
   const mirror = new MirrorWriter({ blocks: BLOCKS, seed: 1 });
   mirror.start(client);
   await cluster.waitFor(() => mirror.writesAcknowledged > 500, 30_000, 'writes are acknowledged');

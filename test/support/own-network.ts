@@ -22,6 +22,7 @@ const START_TIMEOUT_MS = 10_000;
 
 const execute = promisify(execFile);
 const addressOf = (node: number) => `10.77.0.${10 + node}`;
+const outsideOf = (node: number) => `link${node}`;
 
 export class OwnNetwork {
   /** Processes that do nothing but keep the nodes' namespaces; they end when their input does, at the latest with this process. */
@@ -36,11 +37,16 @@ export class OwnNetwork {
       spawn('unshare', ['--net', 'cat'], { stdio: ['pipe', 'ignore', 'inherit'] }),
     );
     const network = new OwnNetwork(keepers);
-    await ip('link', 'add', BRIDGE, 'type', 'bridge');
-    await ip('address', 'add', '10.77.0.1/24', 'dev', BRIDGE);
-    await ip('link', 'set', BRIDGE, 'up');
-    for (const node of keepers.keys()) await network.#join(node);
-    return network;
+    try {
+      await ip('link', 'add', BRIDGE, 'type', 'bridge');
+      await ip('address', 'add', '10.77.0.1/24', 'dev', BRIDGE);
+      await ip('link', 'set', BRIDGE, 'up');
+      for (const node of keepers.keys()) await network.#join(node);
+      return network;
+    } catch (error) {
+      for (const keeper of keepers) keeper.kill();
+      throw error;
+    }
   }
 
   /** Where and how a node's agent runs. */
@@ -60,6 +66,8 @@ export class OwnNetwork {
 
   /** After the agents have ended. */
   async close(): Promise<void> {
+    // Those of a namespace that ends would go with it some time later, and the next network has the same names.
+    for (const node of this.#keepers.keys()) await ip('link', 'delete', outsideOf(node));
     await Promise.all(
       this.#keepers.map(async (keeper) => {
         const ended = once(keeper, 'exit');
@@ -72,7 +80,7 @@ export class OwnNetwork {
 
   async #join(node: number): Promise<void> {
     const keeper = String(this.#keepers[node]?.pid);
-    const outside = `link${node}`;
+    const outside = outsideOf(node);
     const hasOwnNamespace = async () => {
       const names = await execute('readlink', ['/proc/self/ns/net', `/proc/${keeper}/ns/net`]);
       return new Set(names.stdout.trim().split('\n')).size === 2;
